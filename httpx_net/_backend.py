@@ -1,0 +1,195 @@
+"""``NetworkBackend``: check the arguments, resolve, race, hand over a stream."""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import _race, _resolve
+from ._deadlines import remaining
+from ._interfaces import NetworkBackendInterface
+from ._names import check_port, is_numeric, lookup_name, printed
+from ._race import Address
+from ._resolve import AddressInfo
+from ._stream import NetworkStream
+
+# RFC 8305, section 5: 250 ms is recommended, and it MUST NOT be less than 10 ms.
+_DELAY = 0.25
+_LEAST_DELAY = 0.01
+
+
+class NetworkBackend(NetworkBackendInterface):
+    """Opens TCP connections. Any number of threads may share one.
+
+    *local_address* is where connections come from: a numeric address, or ``(address, port)``.
+    Remote addresses of the other family are passed over, so ``"0.0.0.0"`` makes it IPv4 only.
+
+    *socket_options* are the arguments of ``setsockopt``, ``(level, name, value)`` each. They are
+    set before connecting and after TCP_NODELAY, which they can undo.
+
+    *happy_eyeballs_delay* is the number of seconds after which the next address is tried while
+    the last one has not answered (RFC 8305, section 5), 0.01 or more; None tries one at a time.
+
+    *suppress_ragged_eofs* is handed to the streams.
+
+    Raises:
+        ValueError, TypeError: an argument is unusable. Whether the system knows an option, and
+            has the local address, shows only when it connects.
+    """
+
+    def __init__(
+        self,
+        *,
+        local_address: str | tuple[str, int] | None = None,
+        socket_options: Iterable[tuple[Any, ...]] = (),
+        happy_eyeballs_delay: float | None = _DELAY,
+        suppress_ragged_eofs: bool = False,
+    ) -> None:
+        self._local_address = None if local_address is None else _check_local(local_address)
+        self._socket_options = _check_options(socket_options)
+        self._happy_eyeballs_delay = _check_delay(happy_eyeballs_delay)
+        self._suppress_ragged_eofs = suppress_ragged_eofs
+
+    def connect(self, host: str, port: int) -> NetworkStream:
+        """Connect to *host* over TCP and return the stream.
+
+        *host* is a name or a numeric address; brackets around an IPv6 address don't matter, and a
+        name outside ASCII is encoded where all versions of IDNA agree. Every address that
+        ``getaddrinfo`` returns is tried as RFC 8305 says: families interleaved, the next attempt
+        *happy_eyeballs_delay* after the last or as soon as it failed. The first to connect wins,
+        the others are closed. The nearest ``timeout`` block bounds all of it.
+
+        Raises:
+            TimeoutError: the deadline passed while resolving or connecting.
+            socket.gaierror: *host* does not resolve.
+            OSError: every address failed, and the text gives each one's reason; a subclass such
+                as ConnectionRefusedError where they agree.
+            ValueError, TypeError: *host* or *port* is unusable. Nothing was sent.
+        """
+        name, port = lookup_name(host), check_port(port)
+        where = printed((name, port))
+        try:
+            remaining()
+        except TimeoutError as exc:
+            raise TimeoutError(f"connect to {where} timed out: {exc}") from None
+        addresses = self._usable(self.getaddrinfo(name, port), where)
+        opened: set[socket.socket] = set()
+        try:
+            return NetworkStream(
+                _race.connect(where, addresses, self._opener(opened), self._happy_eyeballs_delay),
+                suppress_ragged_eofs=self._suppress_ragged_eofs,
+            )
+        except BaseException:  # an interrupt among them: nothing stays open
+            for sock in opened:
+                sock.close()
+            raise
+
+    def getaddrinfo(self, host: str, port: int) -> AddressInfo:
+        """Return the addresses of *host*, as ``socket.getaddrinfo`` does.
+
+        This is the hook for caching, overriding and filtering look-ups: override it, and call
+        ``super().getaddrinfo(host, port)`` on a miss. It runs in the thread that connects, numeric
+        addresses pass through it like names, and it may return too much: ``connect`` takes the TCP
+        entries with numeric addresses, each once.
+
+        Under a deadline the look-up itself is bounded by it, and shared with other threads that
+        ask for the same name.
+
+        Raises:
+            TimeoutError: the nearest deadline has passed.
+            socket.gaierror: *host* does not resolve.
+            ValueError, TypeError: *host* or *port* is unusable.
+        """
+        return _resolve.getaddrinfo(lookup_name(host), check_port(port))
+
+    def _usable(self, infos: Iterable[Any], where: str) -> list[Address]:
+        """The addresses among *infos* that TCP can connect to without another look-up."""
+        infos = list(infos)
+        usable: dict[Address, None] = {}  # in their order, each once
+        for info in infos:
+            try:
+                family, kind, proto, _, sockaddr = info
+                address = Address(family, tuple(sockaddr))
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
+                    f"not {info!r} in it"
+                ) from None
+            # SCTP has stream sockets as well, hence the protocol.
+            tcp = kind == socket.SOCK_STREAM and proto in (0, socket.IPPROTO_TCP)
+            if tcp and address.is_numeric() and self._reaches(address):
+                usable[address] = None
+        if not usable:
+            raise OSError(
+                f"connect to {where} failed: no usable address among {len(infos)} found"
+                + ("" if self._local_address is None else f" (from {self._local_address})")
+            )
+        return list(usable)
+
+    def _reaches(self, address: Address) -> bool:
+        return self._local_address is None or self._local_address.family == address.family
+
+    def _opener(self, opened: set[socket.socket]) -> Callable[[Address], socket.socket]:
+        """What opens the socket of an attempt, and notes it in *opened* before anything can fail."""
+
+        def open_socket(address: Address) -> socket.socket:
+            opened.add(sock := socket.socket(address.family, socket.SOCK_STREAM))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            for option in self._socket_options:
+                sock.setsockopt(*option)
+            if self._local_address is not None:
+                sock.bind(self._local_address.sockaddr)
+            return sock
+
+        return open_socket
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [threaded]>"
+
+
+def _check_local(local_address: object) -> Address:
+    """*local_address* as an address to bind to."""
+    pair = local_address if isinstance(local_address, tuple) else (local_address, 0)
+    if len(pair) != 2 or not isinstance(pair[0], str):
+        raise TypeError(f"local_address must be a str or (str, int), not {local_address!r}")
+    host, port = pair[0], check_port(pair[1], lowest=0)
+    if not any(is_numeric(family, host) for family in (socket.AF_INET, socket.AF_INET6)):
+        raise ValueError(f"local_address must be a numeric address, not {local_address!r}")
+    try:  # the zone of an IPv6 address is a number to the kernel
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror as exc:
+        raise ValueError(f"local_address {local_address!r}: {exc.strerror}") from None
+    return Address(found[0][0], found[0][4])
+
+
+def _check_options(socket_options: Any) -> list[tuple[Any, ...]]:
+    """*socket_options* as lists of arguments that ``setsockopt`` will take."""
+    try:
+        options = [tuple(option) for option in socket_options]
+    except TypeError:
+        raise TypeError(
+            f"socket_options must be tuples (level, name, value), not {socket_options!r}"
+        ) from None
+    for option in options:
+        kinds = [type(argument) for argument in option]
+        if not (len(kinds) == 3 and kinds[2] in (int, bool, bytes, bytearray)) and not (
+            len(kinds) == 4 and kinds[2:] == [type(None), int]  # no value, but a length
+        ):
+            raise TypeError(f"a socket option must be (level, name, value), not {option!r}")
+        if not all(isinstance(number, int) for number in option[:2]):
+            raise TypeError(f"level and name of a socket option must be ints: {option!r}")
+    return options
+
+
+def _check_delay(delay: object) -> float | None:
+    if delay is None:
+        return None
+    if isinstance(delay, bool) or not isinstance(delay, (int, float)):
+        raise TypeError(f"happy_eyeballs_delay must be a number or None, not {delay!r}")
+    if not _LEAST_DELAY <= delay < math.inf:
+        raise ValueError(
+            f"happy_eyeballs_delay must be {_LEAST_DELAY} seconds or more, or None, not {delay!r}"
+        )
+    return float(delay)

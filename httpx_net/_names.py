@@ -1,0 +1,116 @@
+"""Hosts and addresses as text: to look up, to verify, to print.
+
+A bad name is refused here, before anything is sent, because below here it would be taken for
+another: ``getaddrinfo`` cuts a name at NUL (``"localhost\\0.evil"`` resolves localhost) and ports
+are taken modulo 65,536; the codec that turns ``"straße.de"`` into ASCII is that of IDNA 2003,
+whose ``"strasse.de"`` belongs to somebody else; and OpenSSL looks for ``"[::1]"`` and
+``"example.com."`` among a certificate's DNS names, where they never are.
+"""
+
+from __future__ import annotations
+
+import socket
+
+# RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
+_LONGEST_LABEL = 63
+_LONGEST_NAME = 253
+
+
+def lookup_name(host: object) -> str:
+    """*host* as it is looked up: ASCII, an IPv6 address without its brackets.
+
+    Raises:
+        ValueError, TypeError: it can't be the name or the address of a host.
+    """
+    name = _unbracketed(host, "host")
+    if ":" in name:
+        _check_ipv6(name, host, "host")
+        return name
+    return _ascii(name, host, "host")
+
+
+def server_name(hostname: object) -> str:
+    """*hostname* as a certificate has it: as above, without trailing dot and IPv6 zone.
+
+    Raises:
+        ValueError, TypeError: no certificate can be for it.
+    """
+    name = _unbracketed(hostname, "hostname")
+    if ":" in name:
+        _check_ipv6(name, hostname, "hostname")
+        return name.partition("%")[0]
+    return _ascii(name, hostname, "hostname").removesuffix(".")
+
+
+def check_port(port: object, lowest: int = 1) -> int:
+    """*port*, if it is the number of a TCP port from *lowest* up."""
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise TypeError(f"port must be an int, not {port!r}")
+    if not lowest <= port <= 65535:
+        raise ValueError(f"port must be in {lowest}..65535, not {port!r}")
+    return int(port)
+
+
+def is_numeric(family: int, address: object) -> bool:
+    """Whether *address* can be connected to without a look-up: an IP address, zone or not."""
+    if not isinstance(address, str):
+        return False
+    try:
+        socket.inet_pton(family, address.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def printed(address: object) -> str:
+    """An address as people write it: ``1.2.3.4:80``, ``[::1]:80``, or the path of a Unix socket."""
+    if isinstance(address, tuple):
+        ip, port = address[:2]
+        return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
+    return address.decode("utf-8", "replace") if isinstance(address, bytes) else str(address)
+
+
+def _unbracketed(host: object, what: str) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"{what} must be a str, not {host!r}")
+    if any(character <= " " or character == "\x7f" for character in host):
+        raise ValueError(f"{what} must not contain white space or control characters: {host!r}")
+    return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
+
+
+def _check_ipv6(name: str, host: object, what: str) -> None:
+    address, percent, zone = name.partition("%")
+    if (
+        not is_numeric(socket.AF_INET6, address)
+        or bool(percent) != bool(zone)
+        or not name.isascii()
+    ):
+        raise ValueError(f"{what} has a colon but is no IPv6 address: {host!r}")
+
+
+def _ascii(name: str, host: object, what: str) -> str:
+    if not name.isascii() and len(name) <= _LONGEST_NAME:  # the codec's time is quadratic
+        name = _a_labels(name, what)
+    labels = name.removesuffix(".").split(".")
+    if not all(labels):
+        raise ValueError(f"{what} must not be empty or have an empty label: {host!r}")
+    if any(len(label) > _LONGEST_LABEL for label in labels):
+        raise ValueError(f"{what} has a label of more than {_LONGEST_LABEL} octets: {host!r}")
+    if len(name.removesuffix(".")) > _LONGEST_NAME:
+        raise ValueError(f"{what} is longer than {_LONGEST_NAME} octets: {host!r}")
+    return name
+
+
+def _a_labels(name: str, what: str) -> str:
+    """An international *name* in ASCII, if every version of IDNA agrees about it."""
+    try:
+        ascii_name = name.encode("idna")
+        agreed = ascii_name.decode("idna") == name.lower()
+    except UnicodeError as exc:
+        raise ValueError(f"{what} is no internationalized domain name: {name!r}: {exc}") from None
+    if not agreed:
+        raise ValueError(
+            f"{what} {name!r} is another name in IDNA 2003 than in IDNA 2008; "
+            f"pass it as A-labels (xn--...), as the package idna makes them"
+        )
+    return ascii_name.decode("ascii")

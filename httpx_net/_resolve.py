@@ -1,0 +1,158 @@
+"""Name resolution that can be abandoned.
+
+``getaddrinfo`` waits for as long as the resolver pleases (a dead DNS server costs Linux some 20
+seconds), and nothing can interrupt it, not even Ctrl-C. So under a deadline it runs in a thread of
+its own, and the caller waits for the thread, which it can stop doing. The thread is a daemon: it
+ends when the resolver answers, and keeps no program from ending.
+
+Two things keep the threads few. Callers that ask for a name while it is being looked up wait for
+the same thread, so that a resolver that hangs holds one per name, not one per attempt. And a thread
+that has an answer stays for a second to look up the next name, because starting one costs more than
+most look-ups do.
+
+Nothing here takes a lock: the dict and the list are only changed by single, atomic operations.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import threading
+from typing import Any
+
+from ._deadlines import remaining
+from ._wait import next_wait
+
+AddressInfo = list[tuple[Any, ...]]
+"""What ``socket.getaddrinfo`` returns: (family, type, proto, canonname, sockaddr) for each."""
+
+_IDLE = 1.0  # seconds that a thread without work waits for more
+
+
+def getaddrinfo(name: str, port: int) -> AddressInfo:
+    """Look up *name*, within the nearest deadline.
+
+    Numeric addresses need no look-up, and get no thread. Without a deadline the look-up runs in
+    the caller's thread.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+        socket.gaierror: the name does not resolve; the text has the name.
+    """
+    doing = f"look-up of {name!r}"
+    try:
+        found = _numeric(name) or (_ask(name) if remaining() is None else _ask_in_time(name))
+    except socket.gaierror as exc:
+        raise socket.gaierror(exc.errno, f"{doing} failed: {exc.strerror}") from None
+    except TimeoutError as exc:
+        raise TimeoutError(f"{doing} timed out: {exc}") from None
+    return [(*info, (address[0], port, *address[2:])) for *info, address in found]
+
+
+def _numeric(name: str) -> AddressInfo:
+    """What *name* comes to if it is an address in numbers, a zone of IPv6 included."""
+    try:
+        return _ask(name, socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        if ":" in name:  # an address of which the zone, say, does not exist: nothing to look up
+            raise
+        return []
+
+
+def _ask(name: str, flags: int = 0) -> AddressInfo:
+    # As bytes, so that the socket module does not put it through the codec of IDNA 2003.
+    return socket.getaddrinfo(name.encode("ascii"), 0, type=socket.SOCK_STREAM, flags=flags)
+
+
+def _ask_in_time(name: str) -> AddressInfo:
+    lookup = _Process.current().look_up(name)
+    while not lookup.done.wait(next_wait()):
+        pass
+    if lookup.error is not None:  # one for each caller: raising writes into an exception
+        raise type(lookup.error)(*lookup.error.args)
+    return lookup.found
+
+
+class _Lookup:
+    """One call of ``getaddrinfo``, and those who wait for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found: AddressInfo = []
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.found = _ask(self.name)
+        except BaseException as exc:
+            self.error = exc.with_traceback(None)
+
+
+class _Process:
+    """The look-ups of this process: those that run, and the threads that wait for more."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._running: dict[str, _Lookup] = {}
+        self._idle: list[queue.SimpleQueue[_Lookup]] = []
+
+    @staticmethod
+    def current() -> _Process:
+        global _process
+        if _process._pid != os.getpid():  # a forked child has none of its parent's threads
+            _process = _Process()
+        return _process
+
+    def look_up(self, name: str) -> _Lookup:
+        """Begin to look up *name*, or join those who wait for it already."""
+        lookup = _Lookup(name)
+        try:
+            running = self._running.setdefault(name, lookup)
+            if running is lookup:
+                self._begin(lookup)
+            return running
+        except BaseException:  # an interrupt: let nobody wait for what was never begun
+            lookup.error = socket.gaierror(socket.EAI_AGAIN, "the look-up was interrupted")
+            self._end(lookup)
+            raise
+
+    def _begin(self, lookup: _Lookup) -> None:
+        try:
+            self._idle.pop().put(lookup)
+        except IndexError:
+            try:
+                threading.Thread(target=self._work, args=(lookup,), daemon=True).start()
+            except RuntimeError:
+                # No thread to be had: the interpreter is shutting down, or the system is out of
+                # them. A look-up that may be late is better than none.
+                lookup.run()
+                self._end(lookup)
+
+    def _end(self, lookup: _Lookup) -> None:
+        if self._running.get(lookup.name) is lookup:
+            self._running.pop(lookup.name, None)
+        lookup.done.set()
+
+    def _work(self, lookup: _Lookup) -> None:
+        """What a thread does: the look-up it was started for, and any that follows within a while."""
+        thread = threading.current_thread()
+        jobs: queue.SimpleQueue[_Lookup] = queue.SimpleQueue()
+        while True:
+            thread.name = f"httpx_net look-up of {lookup.name}"
+            lookup.run()
+            thread.name = "httpx_net look-up (idle)"
+            self._idle.append(jobs)
+            self._end(lookup)
+            try:
+                lookup = jobs.get(timeout=_IDLE)
+            except queue.Empty:
+                try:
+                    self._idle.remove(jobs)
+                    return
+                except ValueError:  # somebody has just taken it, to put a look-up in
+                    lookup = jobs.get()
+
+
+_process = _Process()

@@ -1,0 +1,423 @@
+"""``NetworkStream``: one connected socket, under the deadlines of whichever thread uses it.
+
+There are two ways to bound a wait on a socket, and the one that comes to mind, ``settimeout(left)``
+before each call, is the wrong one. It is three system calls where one will do; it is state of the
+socket, so two threads on one stream overwrite each other's; and beyond 24.8 days it goes wrong.
+
+So a stream begins blocking, which is what costs least where no deadline stands. The first operation
+under one makes the socket non-blocking, once and for good. From then on an operation tries its
+call, and where that would block it waits for the socket, for as long as ``remaining()`` says or for
+ever, and tries again. The same loop drives TLS, whose layers never wait by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ._deadlines import remaining
+from ._interfaces import NetworkStreamInterface
+from ._names import printed, server_name
+from ._tls import (
+    RECORD_SIZE,
+    WANTS,
+    TLSLayer,
+    TLSOverSocket,
+    TLSOverTLS,
+    is_truncation,
+    wrap_socket,
+)
+from ._wait import READ, WRITE, wait, wait_in_time
+
+_Result = TypeVar("_Result")
+
+# What recv() has to allocate before it knows how much has come. Larger is no faster, and from
+# 256 KiB up each small read pays for it.
+_READ_SIZE = 65_536
+_LONGEST_READ = 1_048_576
+
+# A send() of more than fits the processor's cache is slower than the same bytes in slices of this
+# (256 MiB over loopback: two thirds of the time of one sendall).
+_WRITE_SIZE = 1_048_576
+
+# As many bytes as this at once are the middle of something, and the next ones are likely there.
+_BULK = RECORD_SIZE
+
+_WOULD_BLOCK = (BlockingIOError, *WANTS)
+
+
+class NetworkStream(NetworkStreamInterface):
+    """A stream of bytes over a connected socket, which it owns from then on.
+
+    *sock* is any connected stream socket: TCP, a Unix socket, one end of a ``socketpair()``, an
+    ``ssl.SSLSocket``. Its timeout is lifted; from now on the stream decides how the socket waits.
+
+    With *suppress_ragged_eofs*, ``read`` on TLS takes an end without the peer's close_notify for
+    the end of the stream. Ask for it where the messages say how long they are.
+
+    A stream has no lock. One thread may read while another writes, each under its own deadline; on
+    TLS, one thread at a time. ``close()`` may come from any thread.
+
+    Raises:
+        TypeError: *sock* is not a socket.
+        ValueError: it is not a stream socket, or not connected.
+    """
+
+    __slots__ = (
+        "_blocking",
+        "_client_addr",
+        "_closed",
+        "_poll_first",
+        "_server_addr",
+        "_sock",
+        "_suppress_ragged_eofs",
+        "_tls",
+    )
+
+    def __init__(self, sock: socket.socket, *, suppress_ragged_eofs: bool = False) -> None:
+        self._closed = True  # for the finalizer, until there is something to close
+        self._server_addr = _connected_to(sock)
+        self._client_addr: Any = None  # looked up when asked for, and kept by close()
+        self._sock = sock
+        self._tls: TLSLayer | None = None  # the innermost one; without it the socket serves
+        self._suppress_ragged_eofs = suppress_ragged_eofs
+        self._poll_first = False  # whether the last read had to wait
+        if isinstance(sock, ssl.SSLSocket):
+            sock.settimeout(0.0)
+            self._tls = TLSOverSocket(sock)
+        elif sock.gettimeout():
+            sock.settimeout(None)
+        self._blocking = sock.gettimeout() is None
+        self._closed = False
+
+    def read(self, max_bytes: int | None = None) -> bytes:
+        """Return the next bytes as soon as there are any: at least one, at most *max_bytes*.
+
+        *max_bytes* is 64 KiB if None, and no more than 1 MiB comes at once. ``b""`` is the end of
+        the stream; on TLS only if the peer said so by close_notify (RFC 8446, section 6.1).
+
+        Raises:
+            TimeoutError: the nearest deadline has passed. Nothing is lost: a later read goes on.
+            ssl.SSLEOFError: the stream ended without close_notify, and may have been truncated.
+            ConnectionError, ssl.SSLError, OSError: the connection failed.
+            OSError: with ``errno.EBADF``, the stream is closed.
+            ValueError, TypeError: *max_bytes* is below 1, or no int.
+        """
+        size = _READ_SIZE if max_bytes is None else _check_max_bytes(max_bytes)
+        source = self._tls or self._sock
+        try:
+            if remaining() is not None and self._blocking:
+                self._make_nonblocking()
+            if self._poll_first:
+                data = self._read_polling_first(size)
+            else:
+                try:
+                    data = source.recv(size)
+                except _WOULD_BLOCK as want:
+                    self._poll_first = True
+                    self._wait(_wanted(want, READ))
+                    data = self._retry(source.recv, READ, size)
+        except OSError as exc:
+            if is_truncation(exc) and not self._closed:
+                if self._suppress_ragged_eofs:
+                    return b""
+                exc = _truncated()
+            raise self._explained(exc, "read from") from None
+        if not data and self._closed:  # which is how close() in another thread looks from here
+            raise self._explained(_closed(), "read from")
+        return data
+
+    def _read_polling_first(self, size: int) -> bytes:
+        """Read where the last read had to wait: asking first costs less than trying in vain."""
+        tls = self._tls
+        if tls is None or not tls.pending():
+            self._wait(READ)
+        data = self._retry((tls or self._sock).recv, READ, size)
+        self._poll_first = len(data) < _BULK
+        return data
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of *data*, or raise an error that says how far it got.
+
+        Takes time linear in the size of *data*, and copies none of it.
+
+        An ``OSError`` has the number of bytes that went out as ``characters_written``. On a plain
+        stream that is exact, and the caller may go on from there. On TLS the record in flight may
+        have gone out or not, so nothing can follow it: later writes raise, reads still work.
+
+        Raises:
+            TimeoutError: the nearest deadline has passed.
+            ConnectionError, ssl.SSLError, OSError: the connection failed; BrokenPipeError also
+                where an earlier write on TLS did.
+            OSError: with ``errno.EBADF``, the stream is closed.
+            TypeError: *data* is not bytes, a bytearray or a memoryview.
+            ValueError: *data* is a memoryview that is not contiguous.
+        """
+        size = _check_data(data)
+        tls = self._tls
+        send: Callable[[Any], int]
+        sent = 0
+        try:
+            if remaining() is not None and self._blocking:
+                self._make_nonblocking()
+            if not size:
+                return self._check_open()
+            if tls is None:
+                send, limit = self._sock.send, _WRITE_SIZE
+            else:
+                if tls.broken:
+                    raise BrokenPipeError(errno.EPIPE, "an earlier write stopped inside a record")
+                tls.broken = True  # until all of it has gone: whatever comes in between
+                send, limit = tls.send, RECORD_SIZE
+            if size <= limit:  # nearly always; and nearly always it goes at once
+                try:
+                    sent = send(data)
+                except _WOULD_BLOCK as want:
+                    self._wait(_wanted(want, WRITE))
+            if sent < size:
+                view = memoryview(data).cast("B")
+                while sent < size:
+                    remaining()  # a peer that takes a byte at a time may always have room for it
+                    sent += self._retry(send, WRITE, view[sent : sent + limit])
+        except OSError as exc:
+            error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
+            error.characters_written = sent  # type: ignore[attr-defined]
+            raise error from None
+        if tls is not None:
+            tls.broken = False
+
+    def start_tls(self, context: Any, hostname: str | None = None) -> None:
+        """Run the TLS handshake as a client, in place; on a stream that is TLS, inside of that.
+
+        *context* is an ``ssl.SSLContext``, or an object that behaves like one. It may be shared by
+        threads: a handshake that waits holds none of its locks. *hostname* is what the server's
+        certificate has to be for, a name or an address; a trailing dot, brackets and an IPv6 zone
+        are not part of it. None means what it means to ``wrap_socket``: no name is sent and none
+        is verified, which the context has to allow.
+
+        To return means that a handshake has happened. A failed one closes the stream, so that
+        nothing meant for TLS can be sent in clear; bad arguments leave it as it was.
+
+        Raises:
+            TimeoutError: the nearest deadline has passed.
+            ssl.SSLCertVerificationError: the certificate is not for *hostname*, or not trusted.
+            ConnectionError, ssl.SSLError, OSError: the handshake or the connection failed.
+            OSError: with ``errno.EBADF``, the stream is closed.
+            ValueError, TypeError: *hostname* or *context* is unusable. Nothing was sent.
+        """
+        name = _check_tls_arguments(context, hostname)
+        doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
+        try:
+            remaining()
+            self._check_open()
+            self._client_addr = self.get_extra_info("client_addr")  # wrap_socket takes the socket
+            if self._blocking:
+                self._make_nonblocking()
+            if self._tls is None:
+                self._sock = wrap_socket(self._sock, context, name)
+                self._tls = TLSOverSocket(self._sock)
+            else:
+                self._tls = TLSOverTLS(self._tls, context, name)
+            self._retry(self._tls.do_handshake, READ)
+        except OSError as exc:
+            error = self._explained(exc, doing)
+            self.close()
+            raise error from None
+        except BaseException:
+            self.close()
+            raise
+
+    def get_extra_info(self, key: str) -> Any:
+        """Return what the stream knows under *key*, None for a key that it does not know.
+
+        ``"client_addr"``, ``"server_addr"``
+            ``(ip, port)``, or the path of a Unix socket. Still there after ``close()``. The
+            server's is None if the connection was lost before the stream was made.
+        ``"socket"``
+            the socket as it stands; after ``start_tls`` an ``ssl.SSLSocket``, for TLS in TLS the
+            outer one.
+        ``"ssl_object"``
+            the ``ssl.SSLSocket`` that ``wrap_socket`` made, which has the interface of an
+            ``ssl.SSLObject``; such an object where TLS runs inside TLS; None on a plain stream.
+        ``"is_readable"``
+            whether a read would return at once, with data or the end of the stream (or raise).
+            Neither waits nor asks for the deadline. It is right for TLS too, where a socket that
+            is readable may hold nothing but session tickets.
+        """
+        if key == "server_addr":
+            return self._server_addr
+        if key == "client_addr":
+            if self._client_addr is None:
+                with contextlib.suppress(OSError):
+                    return _address(self._sock.getsockname())
+            return self._client_addr
+        if key == "socket":
+            return self._sock
+        if key == "ssl_object":
+            return self._tls and self._tls.ssl_object
+        if key == "is_readable":
+            return self._is_readable()
+        return None
+
+    def _is_readable(self) -> bool:
+        if self._closed:
+            return True
+        if self._tls is not None and self._tls.pending():
+            return True
+        readable = bool(wait((self._sock.fileno(),), READ, 0.0))
+        return readable and (self._tls is None or self._tls.is_readable())
+
+    def close(self) -> None:
+        """End the stream and close its socket. Never raises; closing twice is closing once.
+
+        It does not wait, whatever the deadline and however the peer behaves, unless the caller has
+        set SO_LINGER. What was written is still delivered, by the kernel. On TLS the peer is sent
+        close_notify if that can be done at once; its own is not awaited. A thread that is blocked
+        in ``read`` or ``write`` wakes with the error of a closed stream.
+        """
+        if self._closed:
+            return
+        self._client_addr = self.get_extra_info("client_addr")
+        try:
+            self._closed = True
+            if self._tls is not None:
+                self._tls.close()
+            # close() alone would leave a thread that is blocked in the kernel blocked.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        finally:
+            with contextlib.suppress(OSError):
+                self._sock.close()
+
+    def __del__(self) -> None:
+        # Nothing is sent and nothing shut down: in a forked child this is a copy, and the
+        # connection is its parent's.
+        if not getattr(self, "_closed", True):
+            try:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            finally:
+                self._sock.close()
+
+    def __repr__(self) -> str:
+        address = "" if self._server_addr is None else printed(self._server_addr)
+        tls = "" if self._tls is None else " TLS"
+        closed = " CLOSED" if self._closed else ""
+        return f'<{type(self).__name__} ["{address}"{tls}{closed}]>'
+
+    def _make_nonblocking(self) -> None:
+        self._sock.settimeout(0.0)
+        self._blocking = False
+
+    def _retry(self, call: Callable[..., _Result], event: int, *args: Any) -> _Result:
+        """Make *call* as often as it takes, and wait in between; for *event* if it is plain."""
+        while True:
+            try:
+                return call(*args)
+            except _WOULD_BLOCK as want:
+                event = _wanted(want, event)
+            self._wait(event)
+
+    def _wait(self, event: int) -> None:
+        self._check_open()
+        wait_in_time(self._sock.fileno(), event)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed()
+
+    def _explained(self, exc: OSError, doing: str, progress: str = "") -> OSError:
+        """*exc*, its text saying what was being done, to whom, how far it got, and the cause."""
+        if self._closed:
+            exc = _closed()
+        timed_out = isinstance(exc, TimeoutError) and exc.errno is None  # else: the kernel's own
+        verb = "timed out" if timed_out else "failed"
+        peer = "an unnamed peer" if not self._server_addr else printed(self._server_addr)
+        text = f"{doing} {peer} {verb}{progress}: {exc.strerror or exc}"
+        if exc.errno is None:
+            exc.args = (text,)
+        else:
+            exc.args = (exc.errno, text)
+            exc.strerror = text
+        return exc
+
+
+def _closed() -> OSError:
+    return OSError(errno.EBADF, "the stream is closed")
+
+
+def _truncated() -> ssl.SSLEOFError:
+    return ssl.SSLEOFError(
+        ssl.SSL_ERROR_EOF,
+        "the stream ended without close_notify, so it may have been truncated "
+        "(suppress_ragged_eofs=True takes this for its end)",
+    )
+
+
+def _wanted(want: OSError, event: int) -> int:
+    """What to wait for after *want*: what it names, on TLS, or *event*."""
+    if isinstance(want, ssl.SSLWantReadError):
+        return READ
+    if isinstance(want, ssl.SSLWantWriteError):
+        return WRITE
+    return event
+
+
+def _connected_to(sock: object) -> Any:
+    """The address that *sock* is connected to; None if the connection has been lost since."""
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket, not {sock!r}")
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"sock must be a stream socket, not {sock!r}")
+    try:
+        return _address(sock.getpeername())
+    except OSError as exc:
+        own = sock.getsockname() if sock.fileno() >= 0 else None
+        was_connected = isinstance(own, tuple) and own[1] and not _listens(sock)
+        if exc.errno != errno.ENOTCONN or not was_connected:
+            raise ValueError(f"sock must be connected: {sock!r}: {exc.strerror}") from None
+        return None
+
+
+def _listens(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _address(address: Any) -> Any:
+    """``(ip, port)`` of what the socket module says, without IPv6's flow and scope."""
+    return address[:2] if isinstance(address, tuple) else address
+
+
+def _check_max_bytes(max_bytes: object) -> int:
+    if not isinstance(max_bytes, int) or isinstance(max_bytes, bool):
+        raise TypeError(f"max_bytes must be an int or None, not {max_bytes!r}")
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be 1 or more, not {max_bytes!r}")
+    return min(max_bytes, _LONGEST_READ)
+
+
+def _check_data(data: object) -> int:
+    """The number of bytes in *data*, which for a memoryview is not its len()."""
+    if isinstance(data, (bytes, bytearray)):
+        return len(data)
+    if not isinstance(data, memoryview):
+        raise TypeError(f"data must be bytes, a bytearray or a memoryview, not {data!r}")
+    if not data.c_contiguous:
+        raise ValueError(f"data must be contiguous, which {data!r} is not")
+    return data.nbytes
+
+
+def _check_tls_arguments(context: Any, hostname: object) -> str | None:
+    for method in ("wrap_socket", "wrap_bio"):
+        if not callable(getattr(context, method, None)):
+            raise TypeError(f"context must be an ssl.SSLContext or alike, not {context!r}")
+    if hostname is not None:
+        return server_name(hostname)
+    if getattr(context, "check_hostname", False):
+        raise ValueError("hostname must not be None where the context checks it (check_hostname)")
+    return None

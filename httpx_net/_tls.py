@@ -1,0 +1,251 @@
+"""TLS as a layer that never waits: over a socket, or over another such layer.
+
+A layer offers what a non-blocking socket offers. ``recv`` and ``send`` do what they can at once,
+and where they can't they raise ``ssl.SSLWantReadError`` or ``ssl.SSLWantWriteError`` to say what to
+wait for; whoever called waits, under its deadline, and calls again. So one loop serves plain
+sockets, TLS, the handshake, and TLS inside TLS, and no handshake ever waits while it holds a lock
+of the context (truststore's holds one for all of a blocking handshake).
+
+Over a socket, ``wrap_socket`` does the work. TLS inside TLS has no socket to wrap: there an
+``ssl.SSLObject`` exchanges records with two memory BIOs, and the layer carries these to and from
+the layer below.
+
+An end is not always an end. TLS closes each direction with an alert, close_notify (RFC 8446,
+section 6.1), and a connection that ends without it may have been cut by anybody on the way. OpenSSL
+knows the difference, but some releases of CPython (3.10.0 to 3.10.10, 3.11.0 to 3.11.2) ask it not
+to tell, by an option that is on in every context; so the option is off while a connection is made,
+which is when OpenSSL copies it, and truncation is an ``ssl.SSLEOFError`` everywhere.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import os
+import socket
+import ssl
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from ._deadlines import remaining
+
+# RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
+# fails in the middle nobody knows how much of it went out; a record is either out or not.
+RECORD_SIZE = 16_384
+
+WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class TLSLayer(abc.ABC):
+    """One TLS connection, as a client. *broken* while a write is under way, or after one that failed."""
+
+    __slots__ = ("_ahead", "_read", "broken", "recv", "send", "ssl_object")
+
+    def __init__(
+        self,
+        ssl_object: ssl.SSLSocket | ssl.SSLObject,
+        recv: Callable[[int], bytes],
+        send: Callable[[bytes | bytearray | memoryview], int],
+    ) -> None:
+        self.ssl_object = ssl_object
+        self.send = send
+        self.recv = self._read = recv
+        self._ahead: bytes | OSError | None = None
+        self.broken = False
+
+    @abc.abstractmethod
+    def do_handshake(self) -> None:
+        """Take the handshake as far as it goes at once; to return means that it is complete."""
+
+    @abc.abstractmethod
+    def close_notify(self) -> None:
+        """Tell the peer that no more will come, if that can be done at once. Never raises."""
+
+    def close(self) -> None:
+        """Send close_notify, and let nothing through from now on, least of all in clear."""
+        self.recv = self.send = _closed
+        self.close_notify()
+
+    def pending(self) -> bool:
+        """Whether ``recv`` may have something that the socket will not announce."""
+        return self._ahead is not None or self.ssl_object.pending() > 0
+
+    def is_readable(self) -> bool:
+        """Whether ``recv`` would return at once.
+
+        Only trying tells: a session ticket (TLS 1.3 sends some after the handshake) makes the
+        socket readable as well. What the attempt brings is kept for the next ``recv``.
+        """
+        if not self.pending():
+            try:
+                self._ahead = self._read(RECORD_SIZE)
+            except WANTS:
+                return False
+            except OSError as exc:
+                self._ahead = exc
+            self.recv = self._recv_ahead
+        return True
+
+    def _recv_ahead(self, size: int) -> bytes:
+        ahead, self._ahead = self._ahead, None
+        self.recv = self._read
+        if isinstance(ahead, OSError):
+            raise ahead
+        assert ahead is not None
+        if len(ahead) > size:
+            self._ahead = ahead[size:]
+            self.recv = self._recv_ahead
+        return ahead[:size]
+
+
+def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
+    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case."""
+    with _truncation_told(context):
+        wrapped: ssl.SSLSocket = context.wrap_socket(
+            sock,
+            server_hostname=hostname,
+            # A handshake in here would wait, and under truststore hold the context's lock; and on
+            # a connection that has been reset it would be left out without a word.
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,
+        )
+    return wrapped
+
+
+class TLSOverSocket(TLSLayer):
+    """TLS as ``wrap_socket`` does it."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: ssl.SSLSocket) -> None:
+        sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
+        self._sock = sock
+        super().__init__(sock, sock.read, sock.write)
+
+    def do_handshake(self) -> None:
+        self._sock.do_handshake()
+
+    def close_notify(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._sock.unwrap()  # non-blocking: sends the alert, and wants to read the peer's
+
+
+class TLSOverTLS(TLSLayer):
+    """TLS over the layer *below*, through memory BIOs."""
+
+    __slots__ = ("_below", "_incoming", "_object", "_outgoing", "_sealed", "_unsent")
+
+    def __init__(self, below: TLSLayer, context: Any, hostname: str | None) -> None:
+        self._below = below
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._unsent = b""  # records that *below* has been offered and has not taken
+        self._sealed = 0  # bytes of a write that have become records, not yet all of them taken
+        self._object: ssl.SSLObject = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=hostname
+        )
+        super().__init__(self._object, self._recv, self._send)
+
+    def do_handshake(self) -> None:
+        try:
+            self._run(self._object.do_handshake)
+        except WANTS:
+            raise
+        except OSError:
+            self._flush_what_goes()  # the alert that tells the peer why (RFC 8446, section 6.2)
+            raise
+        self._flush()
+
+    def close_notify(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._object.unwrap()
+        self._flush_what_goes()
+        self._below.close_notify()
+
+    def pending(self) -> bool:
+        return super().pending() or self._incoming.pending > 0 or self._below.pending()
+
+    def _recv(self, size: int) -> bytes:
+        # The peer may be waiting for an answer of the layer itself (to a KeyUpdate, say), but a
+        # peer that doesn't take it must not keep us from reading.
+        self._flush_what_goes()
+        try:
+            data: bytes = self._run(self._object.read, size)
+            return data
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        if not self._sealed:  # else: called again for the same data, which must not go out twice
+            self._sealed = self._run(self._object.write, data)
+        self._flush()
+        sent, self._sealed = self._sealed, 0
+        return sent
+
+    def _run(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Make *call*, feeding it from below for as long as there is something to feed."""
+        while True:
+            try:
+                return call(*args)
+            except ssl.SSLWantReadError:
+                if call != self._object.read:
+                    self._flush()
+                remaining()  # a peer that always has one more record must not outlast it
+                data = self._below.recv(RECORD_SIZE)
+                if not data:  # the end of the layer below is no end of this one
+                    raise ssl.SSLEOFError(
+                        ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol"
+                    ) from None
+                self._incoming.write(data)
+
+    def _flush(self) -> None:
+        while self._unsent or self._outgoing.pending:
+            if not self._unsent:
+                self._unsent = self._outgoing.read(RECORD_SIZE)
+            self._unsent = self._unsent[self._below.send(self._unsent) :]
+
+    def _flush_what_goes(self) -> None:
+        with contextlib.suppress(OSError):
+            self._flush()
+
+
+def _closed(*args: object) -> NoReturn:
+    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def is_truncation(exc: OSError) -> bool:
+    """Whether *exc* says that the stream ended without the peer's close_notify."""
+    # The releases with the option raise a plain SSLError when it is off.
+    return isinstance(exc, ssl.SSLEOFError) or (
+        isinstance(exc, ssl.SSLError) and exc.reason == "UNEXPECTED_EOF_WHILE_READING"
+    )
+
+
+_HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+_hiding: weakref.WeakSet[Any] = weakref.WeakSet()  # contexts that were seen to have the option on
+_hiding_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _truncation_told(context: Any) -> Iterator[None]:
+    """Clear the option that hides truncation, for as long as a connection is being made.
+
+    The context is the caller's, and may serve others, so the option is put back. Looking at the
+    option before looking at the set, which is filled before the option is cleared, tells a context
+    that never had it from one that another thread is busy with here; only the latter take turns.
+    """
+    options = getattr(context, "options", 0)
+    if not (options & _HIDES_TRUNCATION or context in _hiding):
+        yield
+        return
+    _hiding.add(context)
+    with _hiding_lock:
+        hides = context.options & _HIDES_TRUNCATION
+        context.options &= ~hides
+        try:
+            yield
+        finally:
+            context.options |= hides

@@ -1,0 +1,64 @@
+"""Waiting for sockets: poll where there is one, select where there is not.
+
+``poll`` rather than ``select``, which can't watch descriptors from 1,024 up; and rather than
+``epoll`` or ``kqueue``, which cost a descriptor and two system calls to watch a socket once.
+Windows has no ``poll``, and gevent and eventlet take it away, so its presence is looked up each
+time. ``select`` does well there: Windows limits the number of sockets, not of descriptors.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import selectors
+from collections.abc import Collection
+
+from ._deadlines import remaining
+
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+# Wait in slices of at most a day and look at the deadline again: poll(2) takes its milliseconds
+# as a C int and goes no further than 24.8 days, and CPython's settimeout() silently wraps there.
+_LONGEST_WAIT = 86_400.0  # seconds
+
+
+def next_wait() -> float:
+    """Return for how many seconds to wait before asking again: to the deadline, or for a day.
+
+    Raises:
+        TimeoutError: the nearest deadline has passed.
+    """
+    left = remaining()
+    return _LONGEST_WAIT if left is None or left > _LONGEST_WAIT else left
+
+
+def wait(fds: Collection[int], event: int, seconds: float) -> list[int]:
+    """Wait for *seconds* until one of *fds* is ready for *event*; return those that are.
+
+    A connection that failed or ended is ready for both events: the call that follows tells. The
+    wait may end up to a millisecond late, since poll counts in those, and never early.
+    """
+    if not hasattr(select, "poll"):
+        return _select(fds, event, seconds)
+    poller = select.poll()
+    mask = select.POLLIN if event == READ else select.POLLOUT
+    for fd in fds:
+        poller.register(fd, mask)
+    return [fd for fd, _ in poller.poll(math.ceil(seconds * 1000))]
+
+
+def _select(fds: Collection[int], event: int, seconds: float) -> list[int]:
+    with selectors.SelectSelector() as selector:  # on Windows it reports failed connects, too
+        for fd in fds:
+            selector.register(fd, event)
+        return [key.fd for key, _ in selector.select(seconds)]
+
+
+def wait_in_time(fd: int, event: int) -> None:
+    """Wait until *fd* is ready for *event*: until the nearest deadline, or for ever without one.
+
+    Raises:
+        TimeoutError: the deadline has passed.
+    """
+    while not wait((fd,), event, next_wait()):
+        pass
