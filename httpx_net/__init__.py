@@ -11,7 +11,9 @@
             stream.start_tls(ssl.create_default_context(), hostname="www.example.com")
             connecting.cancel()                        # done: the ten seconds still hold
         with stream:
-            stream.write(b"GET / HTTP/1.1\\r\\nHost: www.example.com\\r\\nConnection: close\\r\\n\\r\\n")
+            stream.write(
+                b"GET / HTTP/1.1\\r\\nHost: www.example.com\\r\\nConnection: close\\r\\n\\r\\n"
+            )
             while data := stream.read():
                 print(data)
 

@@ -132,7 +132,7 @@ class NetworkBackend(NetworkBackendInterface):
         return self._local_address is None or self._local_address.family == address.family
 
     def _opener(self, opened: set[socket.socket]) -> Callable[[Address], socket.socket]:
-        """What opens the socket of an attempt, and notes it in *opened* before anything can fail."""
+        """What opens the socket of an attempt, and notes it in *opened* before all else."""
 
         def open_socket(address: Address) -> socket.socket:
             opened.add(sock := socket.socket(address.family, socket.SOCK_STREAM))

@@ -113,7 +113,8 @@ def connect(
 ) -> socket.socket:
     """Connect a socket made by *open_socket* to one of *addresses*, within the nearest deadline.
 
-    *where* is what the text of errors says it was to be connected to. *delay* is RFC 8305's Connection Attempt Delay; None tries one address after another.
+    *where* is what it was to be connected to, for the text of errors. *delay* is RFC 8305's
+    Connection Attempt Delay; None tries one address after another.
 
     What *open_socket* opened stays its caller's: when this raises, some of it may still be open.
     When it returns, the losers are closed.

@@ -136,7 +136,7 @@ class _Process:
         lookup.done.set()
 
     def _work(self, lookup: _Lookup) -> None:
-        """What a thread does: the look-up it was started for, and any that follows within a while."""
+        """What a thread does: the look-up it was started for, and those that follow in time."""
         thread = threading.current_thread()
         jobs: queue.SimpleQueue[_Lookup] = queue.SimpleQueue()
         while True:

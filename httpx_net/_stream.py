@@ -166,7 +166,8 @@ class NetworkStream(NetworkStreamInterface):
             if remaining() is not None and self._blocking:
                 self._make_nonblocking()
             if not size:
-                return self._check_open()
+                self._check_open()
+                return
             if tls is None:
                 send, limit = self._sock.send, _WRITE_SIZE
             else:

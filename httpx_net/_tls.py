@@ -40,7 +40,7 @@ WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class TLSLayer(abc.ABC):
-    """One TLS connection, as a client. *broken* while a write is under way, or after one that failed."""
+    """One TLS connection, as a client. It is *broken* from the start of a write to its success."""
 
     __slots__ = ("_ahead", "_read", "broken", "recv", "send", "ssl_object")
 
