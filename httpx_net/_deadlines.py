@@ -28,12 +28,14 @@ This module knows no socket, and reads the clock through one name.
 from __future__ import annotations
 
 import math
-import numbers
 import sys
 import threading
 from time import monotonic as _clock
 from types import TracebackType
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing would take as long as all of this package
+if TYPE_CHECKING:
+    from typing import Any
 
 _NEVER = math.inf
 
@@ -183,6 +185,8 @@ class timeout:
 
 def _real(seconds: Any) -> float:
     """What *seconds* comes to as a float; infinite where it sets no deadline."""
+    import numbers  # not needed by who passes floats
+
     if seconds is None:
         return _NEVER
     if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-from typing import Any, TypeVar
 
-_Stream = TypeVar("_Stream", bound="NetworkStreamInterface")
+TYPE_CHECKING = False  # importing typing would take as long as all of this package
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _Stream = TypeVar("_Stream", bound="NetworkStreamInterface")
 
 
 class NetworkStreamInterface(abc.ABC):

@@ -23,22 +23,27 @@ import errno
 import math
 import os
 import socket
-from collections import deque
+from collections import deque, namedtuple
 from collections.abc import Callable, Iterable
 from time import monotonic as _clock
-from typing import Any, Generic, NamedTuple, TypeVar
 
 from ._deadlines import remaining
 from ._names import is_numeric, printed
 from ._wait import WRITE, next_wait, wait, wait_in_time
+
+TYPE_CHECKING = False  # importing typing would take as long as all of this package
+if TYPE_CHECKING:
+    from typing import Any
 
 # Attempts under way at once. A name may have thousands of addresses (4,095 fit in one answer) and a
 # process some thousand descriptors. At the recommended pace this is 16 seconds of silence.
 MOST_AT_ONCE = 64
 
 
-class Address(NamedTuple):
+class Address(namedtuple("Address", ("family", "sockaddr"))):
     """Where to connect to, or from."""
+
+    __slots__ = ()
 
     family: int
     sockaddr: tuple[Any, ...]
@@ -50,9 +55,6 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return printed(self.sockaddr)
-
-
-_A = TypeVar("_A")
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
@@ -69,11 +71,11 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
     return order
 
 
-class Schedule(Generic[_A]):
+class Schedule:
     """Whom to try and when, as RFC 8305 section 5 has it; the caller tells the time."""
 
     def __init__(
-        self, candidates: Iterable[_A], delay: float, most_at_once: int = MOST_AT_ONCE
+        self, candidates: Iterable[Any], delay: float, most_at_once: int = MOST_AT_ONCE
     ) -> None:
         self._candidates = deque(candidates)
         self._delay = delay
@@ -81,7 +83,7 @@ class Schedule(Generic[_A]):
         self._in_flight = 0
         self._next_start = -math.inf  # when the next one is due
 
-    def start(self, now: float) -> _A | None:
+    def start(self, now: float) -> Any:
         """The candidate to start *now*, or None: ask until it is."""
         if self.wait(now) > 0:
             return None

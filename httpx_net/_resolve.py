@@ -16,16 +16,18 @@ Nothing here takes a lock: the dict and the list are only changed by single, ato
 from __future__ import annotations
 
 import os
-import queue
 import socket
 import threading
-from typing import Any
 
 from ._deadlines import remaining
 from ._wait import next_wait
 
-AddressInfo = list[tuple[Any, ...]]
-"""What ``socket.getaddrinfo`` returns: (family, type, proto, canonname, sockaddr) for each."""
+TYPE_CHECKING = False  # importing typing would take as long as all of this package
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+    from typing import Any
+
+    AddressInfo = list[tuple[Any, ...]]  # what socket.getaddrinfo returns
 
 _IDLE = 1.0  # seconds that a thread without work waits for more
 
@@ -96,7 +98,7 @@ class _Process:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._running: dict[str, _Lookup] = {}
-        self._idle: list[queue.SimpleQueue[_Lookup]] = []
+        self._idle: list[SimpleQueue[_Lookup]] = []
 
     @staticmethod
     def current() -> _Process:
@@ -137,8 +139,10 @@ class _Process:
 
     def _work(self, lookup: _Lookup) -> None:
         """What a thread does: the look-up it was started for, and those that follow in time."""
+        import queue  # not needed by who looks nothing up under a deadline
+
         thread = threading.current_thread()
-        jobs: queue.SimpleQueue[_Lookup] = queue.SimpleQueue()
+        jobs: SimpleQueue[_Lookup] = queue.SimpleQueue()
         while True:
             thread.name = f"httpx_net look-up of {lookup.name}"
             lookup.run()

@@ -12,13 +12,11 @@ ever, and tries again. The same loop drives TLS, whose layers never wait by them
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 import ssl
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
 
 from ._deadlines import remaining
 from ._interfaces import NetworkStreamInterface
@@ -34,7 +32,11 @@ from ._tls import (
 )
 from ._wait import READ, WRITE, wait, wait_in_time
 
-_Result = TypeVar("_Result")
+TYPE_CHECKING = False  # importing typing would take as long as all of this package
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    _Result = TypeVar("_Result")
 
 # What recv() has to allocate before it knows how much has come. Larger is no faster, and from
 # 256 KiB up each small read pays for it.
@@ -253,10 +255,7 @@ class NetworkStream(NetworkStreamInterface):
         if key == "server_addr":
             return self._server_addr
         if key == "client_addr":
-            if self._client_addr is None:
-                with contextlib.suppress(OSError):
-                    return _address(self._sock.getsockname())
-            return self._client_addr
+            return self._client_addr or _own_address(self._sock)
         if key == "socket":
             return self._sock
         if key == "ssl_object":
@@ -277,9 +276,12 @@ class NetworkStream(NetworkStreamInterface):
         """End the stream and close its socket. Never raises; closing twice is closing once.
 
         It does not wait, whatever the deadline and however the peer behaves, unless the caller has
-        set SO_LINGER. What was written is still delivered, by the kernel. On TLS the peer is sent
-        close_notify if that can be done at once; its own is not awaited. A thread that is blocked
-        in ``read`` or ``write`` wakes with the error of a closed stream.
+        set SO_LINGER. On TLS the peer is sent close_notify if that can be done at once; its own is
+        not awaited. A thread that is blocked in ``read`` or ``write`` wakes with the error of a
+        closed stream.
+
+        The kernel goes on delivering what was written, unless the peer has sent something that was
+        not read: then TCP resets the connection (RFC 1122, section 4.2.2.13).
         """
         if self._closed:
             return
@@ -288,12 +290,19 @@ class NetworkStream(NetworkStreamInterface):
             self._closed = True
             if self._tls is not None:
                 self._tls.close()
-            # close() alone would leave a thread that is blocked in the kernel blocked.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            # Wakes the threads that are blocked in the kernel, which close() would not. Not the
+            # method of an SSLSocket, which would take off the TLS.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        except OSError:
+            pass  # the connection is gone already
         finally:
-            with contextlib.suppress(OSError):
-                self._sock.close()
+            self._close_socket()
+
+    def _close_socket(self) -> None:
+        try:
+            self._sock.close()
+        except OSError:
+            pass  # such as a reset that nobody has heard of; the descriptor is free all the same
 
     def __del__(self) -> None:
         # Nothing is sent and nothing shut down: in a forked child this is a copy, and the
@@ -302,7 +311,7 @@ class NetworkStream(NetworkStreamInterface):
             try:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             finally:
-                self._sock.close()
+                self._close_socket()
 
     def __repr__(self) -> str:
         address = "" if self._server_addr is None else printed(self._server_addr)
@@ -387,6 +396,14 @@ def _connected_to(sock: object) -> Any:
 
 def _listens(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _own_address(sock: socket.socket) -> Any:
+    """The address of this end of *sock*; None if it is closed, or not a network's."""
+    try:
+        return _address(sock.getsockname())
+    except OSError:
+        return None
 
 
 def _address(address: Any) -> Any:

@@ -20,17 +20,18 @@ which is when OpenSSL copies it, and truncation is an ``ssl.SSLEOFError`` everyw
 from __future__ import annotations
 
 import abc
-import contextlib
 import errno
 import os
 import socket
 import ssl
 import threading
-import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable
 
 from ._deadlines import remaining
+
+TYPE_CHECKING = False  # importing typing would take as long as all of this package
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
 # fails in the middle nobody knows how much of it went out; a record is either out or not.
@@ -90,28 +91,52 @@ class TLSLayer(abc.ABC):
         return True
 
     def _recv_ahead(self, size: int) -> bytes:
-        ahead, self._ahead = self._ahead, None
+        ahead = self._ahead
+        if isinstance(ahead, bytes) and len(ahead) > size:
+            self._ahead = ahead[size:]
+            return ahead[:size]
+        self._ahead = None
         self.recv = self._read
         if isinstance(ahead, OSError):
             raise ahead
-        assert ahead is not None
-        if len(ahead) > size:
-            self._ahead = ahead[size:]
-            self.recv = self._recv_ahead
-        return ahead[:size]
+        return ahead or b""
+
+
+_HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+_hiding: set[int] = set()  # the ids of contexts that were seen to have the option on
+_hiding_lock = threading.Lock()
 
 
 def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
-    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case."""
-    with _truncation_told(context):
-        wrapped: ssl.SSLSocket = context.wrap_socket(
-            sock,
-            server_hostname=hostname,
-            # A handshake in here would wait, and under truststore hold the context's lock; and on
-            # a connection that has been reset it would be left out without a word.
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=False,
-        )
+    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case.
+
+    The option that hides truncation is off meanwhile. The context is the caller's, and may serve
+    other threads, so the option is put back afterwards. To look at the option first and at the set
+    second, which is filled before the option is cleared, tells a context that never had it from
+    one that another thread is busy with here; only the latter take turns.
+    """
+    hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
+    if not hides and id(context) not in _hiding:
+        return _wrap_socket(sock, context, hostname)
+    _hiding.add(id(context))  # an id that is another context's one day costs it a lock, no more
+    with _hiding_lock:
+        hides = context.options & _HIDES_TRUNCATION
+        context.options &= ~hides
+        try:
+            return _wrap_socket(sock, context, hostname)
+        finally:
+            context.options |= hides
+
+
+def _wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
+    wrapped: ssl.SSLSocket = context.wrap_socket(
+        sock,
+        server_hostname=hostname,
+        # A handshake in here would wait, and under truststore hold the context's lock meanwhile;
+        # and on a connection that has been reset it would be left out without a word.
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,
+    )
     return wrapped
 
 
@@ -129,8 +154,10 @@ class TLSOverSocket(TLSLayer):
         self._sock.do_handshake()
 
     def close_notify(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._sock.unwrap()  # non-blocking: sends the alert, and wants to read the peer's
+        try:
+            self._sock.unwrap()
+        except (OSError, ValueError):
+            pass  # it has sent the alert and wants to read the peer's, or has nothing to say
 
 
 class TLSOverTLS(TLSLayer):
@@ -160,8 +187,10 @@ class TLSOverTLS(TLSLayer):
         self._flush()
 
     def close_notify(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        try:
             self._object.unwrap()
+        except (OSError, ValueError):
+            pass
         self._flush_what_goes()
         self._below.close_notify()
 
@@ -208,8 +237,10 @@ class TLSOverTLS(TLSLayer):
             self._unsent = self._unsent[self._below.send(self._unsent) :]
 
     def _flush_what_goes(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self._flush()
+        except OSError:
+            pass
 
 
 def _closed(*args: object) -> NoReturn:
@@ -222,30 +253,3 @@ def is_truncation(exc: OSError) -> bool:
     return isinstance(exc, ssl.SSLEOFError) or (
         isinstance(exc, ssl.SSLError) and exc.reason == "UNEXPECTED_EOF_WHILE_READING"
     )
-
-
-_HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-_hiding: weakref.WeakSet[Any] = weakref.WeakSet()  # contexts that were seen to have the option on
-_hiding_lock = threading.Lock()
-
-
-@contextlib.contextmanager
-def _truncation_told(context: Any) -> Iterator[None]:
-    """Clear the option that hides truncation, for as long as a connection is being made.
-
-    The context is the caller's, and may serve others, so the option is put back. Looking at the
-    option before looking at the set, which is filled before the option is cleared, tells a context
-    that never had it from one that another thread is busy with here; only the latter take turns.
-    """
-    options = getattr(context, "options", 0)
-    if not (options & _HIDES_TRUNCATION or context in _hiding):
-        yield
-        return
-    _hiding.add(context)
-    with _hiding_lock:
-        hides = context.options & _HIDES_TRUNCATION
-        context.options &= ~hides
-        try:
-            yield
-        finally:
-            context.options |= hides

@@ -1,0 +1,275 @@
+"""``python -m httpx_net``, run as people run it: a process with arguments, output and a status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peers import CERTIFICATES, HANG, client_may_leave, reset, send_close_notify, silent
+
+ROOT = Path(__file__).parent.parent
+CA = str(CERTIFICATES / "ca.pem")
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end; its output is bytes, since it may show any."""
+    return subprocess.run(
+        [sys.executable, "-m", "httpx_net", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=3 * HANG,
+        check=False,
+        **options,
+    )
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "httpx_net", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def fails(*arguments: str, saying: str, status: int = 1, **options: Any) -> bytes:
+    """Run it, expect one clear line and nothing like a traceback; returns what it showed."""
+    done = command(*arguments, **options)
+    lines = done.stderr.decode().splitlines()
+    assert done.returncode == status, done
+    assert saying in lines[-1]
+    if status == 1:
+        assert len(lines) == 1
+        assert lines[0].startswith("httpx_net: ")
+    return done.stdout
+
+
+def request_from(conn: socket.socket) -> bytes:
+    received = b""
+    while not received.endswith(b"\r\n\r\n"):
+        received += conn.recv(65536)
+    return received
+
+
+def answering(answer: bytes = ANSWER) -> Any:
+    """A peer that takes a request, answers, and ends the stream properly."""
+
+    def peer(conn: Any) -> None:
+        request_from(conn)
+        conn.sendall(answer)
+        if isinstance(conn, ssl.SSLSocket):
+            send_close_notify(conn)
+        conn.close() if not isinstance(conn, ssl.SSLSocket) else silent(conn)
+
+    return peer
+
+
+def url(address: tuple[str, int], scheme: str = "http", path: str = "/") -> str:
+    return f"{scheme}://{address[0]}:{address[1]}{path}"
+
+
+def test_without_a_url_it_talks_to_a_server_of_its_own() -> None:
+    done = command()
+    assert done.returncode == 0
+    assert b">>> GET / HTTP/1.1\n" in done.stdout
+    assert b"<<< HTTP/1.1 200 OK\n" in done.stdout
+    assert done.stderr == b""
+
+
+def test_it_shows_both_directions(serve: Any) -> None:
+    address = serve(answering())
+    shown = command(url(address, path="/a b?q=\u00e9")).stdout.decode().splitlines()
+    assert ">>> GET /a%20b?q=%C3%A9 HTTP/1.1" in shown
+    assert f">>> Host: 127.0.0.1:{address[1]}" in shown
+    assert shown.index(">>> Connection: close") < shown.index("<<< HTTP/1.1 200 OK")
+    assert "<<< hello" in shown
+
+
+def test_https_is_verified_and_shown_in_clear(serve_tls: Any) -> None:
+    address = serve_tls(answering())
+    done = command("--cafile", CA, f"https://localhost:{address[1]}/")
+    assert done.returncode == 0
+    assert b"TLSv1.3" in done.stdout
+    assert b"<<< hello\n" in done.stdout
+
+
+def test_insecure_accepts_any_certificate(serve_tls: Any) -> None:
+    address = serve_tls(answering(), certificate="self-signed")
+    assert b"<<< hello" in command("--insecure", url(address, "https")).stdout
+
+
+def test_a_bad_certificate_is_one_line(serve_tls: Any) -> None:
+    address = serve_tls(refused=True)
+    fails(url(address, "https"), saying="certificate verify failed")
+
+
+def test_the_bytes_of_a_file_are_sent_exactly(serve: Any, tmp_path: Path) -> None:
+    sent = bytes(range(256)) * 9
+    (tmp_path / "request").write_bytes(sent)
+    received = bytearray()
+
+    def peer(conn: socket.socket) -> None:
+        while len(received) < len(sent):
+            received.extend(conn.recv(65536))
+        conn.sendall(b"thanks")
+
+    assert b"<<< thanks\n" in command("--send", str(tmp_path / "request"), url(serve(peer))).stdout
+    assert received == sent
+
+
+def test_standard_input_is_sent_exactly(serve: Any) -> None:
+    address = serve(answering())
+    done = command("--send", "-", url(address), input=b"PUT / HTTP/1.0\r\n\r\n")
+    assert b">>> PUT / HTTP/1.0\n" in done.stdout
+
+
+def test_the_answer_goes_to_a_file_byte_for_byte(serve: Any, tmp_path: Path) -> None:
+    answer = ANSWER + os.urandom(3_000_000)
+    done = command("--output", str(tmp_path / "answer"), url(serve(answering(answer))))
+    assert done.returncode == 0
+    assert (tmp_path / "answer").read_bytes() == answer
+    assert b"<<<" not in done.stdout
+
+
+def test_the_answer_goes_to_standard_output_and_the_rest_elsewhere(serve: Any) -> None:
+    done = command("--output", "-", url(serve(answering())))
+    assert done.stdout == ANSWER
+    assert b">>> GET / HTTP/1.1\n" in done.stderr
+
+
+def test_nothing_that_comes_is_obeyed_by_a_terminal(serve: Any) -> None:
+    shown = command(url(serve(answering(b"\x1b]0;title\x07\xff\xc2\x9b")))).stdout
+    assert b"<<< \\x1b]0;title\\x07\\xff\\x9b\n" in shown
+
+
+def test_a_line_without_end_is_shown_as_it_comes(serve: Any) -> None:
+    shown = command(url(serve(answering(b"x" * 100_000)))).stdout
+    assert sum(line.count(b"x") for line in shown.splitlines() if line[:4] == b"<<< ") == 100_000
+
+
+def test_what_had_arrived_before_a_failure_is_shown(serve: Any) -> None:
+    def peer(conn: socket.socket) -> None:
+        request_from(conn)
+        conn.sendall(b"HTTP/1.1 200 OK\r\nhalf a li")
+        silent(conn)
+
+    saying = "timed out: timeout(0.5) expired"
+    shown = fails("--timeout", "0.5", url(serve(peer)), saying=saying)
+    assert b"<<< HTTP/1.1 200 OK\n<<< half a li\n" in shown
+
+
+def test_the_connection_has_a_deadline_of_its_own(peers: Any) -> None:
+    address = peers.serve(silent)
+    arguments = ("--connect-timeout", "0.2", "--insecure", url(address, "https"))
+    fails(*arguments, saying="TLS handshake for '127.0.0.1' with")
+
+
+def test_a_truncated_answer_is_a_failure_unless_asked_for(serve_tls: Any) -> None:
+    def peer(conn: ssl.SSLSocket) -> None:
+        request_from(conn)  # type: ignore[arg-type]
+        conn.sendall(ANSWER)
+
+    arguments = ("--cafile", CA, url(serve_tls(peer), "https"))
+    assert b"<<< hello" in fails(*arguments, saying="without close_notify")
+    arguments = ("--suppress-ragged-eofs", "--cafile", CA, url(serve_tls(peer), "https"))
+    assert command(*arguments).returncode == 0
+
+
+def test_a_reset_is_one_line(serve: Any) -> None:
+    fails(url(serve(reset)), saying="Connection reset by peer")
+
+
+def test_a_refused_connection_is_one_line(peers: Any) -> None:
+    fails(url(peers.closed_port()), saying="Connection refused")
+
+
+def test_a_name_that_does_not_resolve_is_one_line() -> None:
+    fails("http://nowhere.invalid/", saying="look-up of 'nowhere.invalid' failed")
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("www.example.com", "must begin with http:// or https://"),
+        ("ftp://example.com/", "must begin with"),
+        ("http:///path", "host must not be empty"),
+        ("http://example.com:99999/", "ort"),
+        ("http://example.com:0/", "port must be in 1..65535"),
+        ("http://a..b/", "empty label"),
+        ("http://user:secret@example.com/", "not supported"),
+        ("http://[::1/", "URL"),
+    ],
+)
+def test_a_bad_url_is_one_line(bad: str, why: str) -> None:
+    fails(bad, saying=why)
+
+
+@pytest.mark.parametrize("option", ["--send", "--output", "--cafile"])
+def test_a_file_that_is_not_there_is_one_line(option: str) -> None:
+    fails(option, "no/such/file", "https://localhost:1/", saying="no/such/file")
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
+def test_a_bad_timeout_is_a_usage_error(seconds: str) -> None:
+    fails("--timeout", seconds, saying=f"not a number of seconds: '{seconds}'", status=2)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
+def test_ctrl_c_ends_it_as_a_signal_does_after_what_had_arrived(serve: Any) -> None:
+    arrived = threading.Event()
+
+    def peer(conn: socket.socket) -> None:
+        request_from(conn)
+        conn.sendall(b"first line\nhalf")
+        arrived.wait(HANG)
+        silent(conn)
+
+    with start(url(serve(peer))) as process:
+        assert process.stdout is not None
+        while b"first line" not in process.stdout.readline():
+            pass
+        arrived.set()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=HANG)
+    assert out == b"<<< half\n"
+    assert err == b""
+    assert process.returncode == -signal.SIGINT
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
+def test_a_closed_pipe_ends_it_quietly(serve: Any) -> None:
+    def peer(conn: socket.socket) -> None:
+        with client_may_leave():
+            request_from(conn)
+            for _ in range(10_000):
+                conn.sendall(b"a line\n" * 1_000)
+
+    with start(url(serve(peer))) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith(b"<<<"):
+            pass
+        process.stdout.close()
+        assert process.wait(HANG) == -signal.SIGPIPE
+        assert process.stderr.read() == b""
+
+
+def test_an_output_that_can_t_be_written_is_one_line(serve: Any) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+
+    def peer(conn: socket.socket) -> None:
+        with client_may_leave():
+            answering()(conn)
+
+    fails("--output", "/dev/full", url(serve(peer)), saying="write to /dev/full failed")
