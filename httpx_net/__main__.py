@@ -111,8 +111,9 @@ class Output:
 class Transcript:
     """Shows bytes as lines of text, each with a mark before it."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, encoding: str) -> None:
         self._output = output
+        self._encoding = encoding
         self._mark = ""
         self._unfinished = b""
 
@@ -138,7 +139,7 @@ class Transcript:
     def _print(self, lines: list[bytes]) -> None:
         text = "".join(f"{self._mark}{_printable(line)}\n" for line in lines)
         if text:
-            self._output.write(text.encode("ascii", "backslashreplace"))
+            self._output.write(text.encode(self._encoding, "backslashreplace"))
 
 
 def _printable(line: bytes) -> str:
@@ -212,10 +213,10 @@ def _run(options: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     data = target.request() if options.send is None else _contents(options.send)
     context = _tls_context(options) if target.tls else None
     screen = Output(sys.stdout.buffer, "standard output")
-    transcript = Transcript(screen)
+    transcript = Transcript(screen, sys.stdout.encoding)
     show: Show = transcript.show
     if options.output == "-":
-        transcript = Transcript(Output(sys.stderr.buffer, "standard error"))
+        transcript = Transcript(Output(sys.stderr.buffer, "standard error"), sys.stderr.encoding)
         show = _saving(transcript.show, screen)
     elif options.output is not None:
         show = _saving(transcript.show, stack.enter_context(_created(options.output)))

@@ -152,6 +152,13 @@ def test_nothing_that_comes_is_obeyed_by_a_terminal(serve: Any) -> None:
     assert b"<<< \\x1b]0;title\\x07\\xff\\x9b\n" in shown
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\u00e9"), ("ascii", "\\xe9")])
+def test_text_is_shown_as_the_terminal_can(serve: Any, encoding: str, shown: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = command(url(serve(answering("caf\u00e9".encode()))), env=environment)
+    assert f"<<< caf{shown}\n" in done.stdout.decode()
+
+
 def test_a_line_without_end_is_shown_as_it_comes(serve: Any) -> None:
     shown = command(url(serve(answering(b"x" * 100_000)))).stdout
     assert sum(line.count(b"x") for line in shown.splitlines() if line[:4] == b"<<< ") == 100_000
