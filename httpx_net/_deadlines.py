@@ -48,6 +48,7 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+_NOWHERE: list[timeout] = []
 
 
 def remaining() -> float | None:
@@ -123,29 +124,30 @@ class timeout:
         self._duration = seconds if type(seconds) is float and seconds >= 0.0 else _real(seconds)
         self._expiry = _NEVER  # on the clock; infinite wherever no deadline stands
         self._nearest: timeout | None = None  # of this block and those around it
-        self._blocks: list[timeout] | None = None  # the stack it was put on
+        self._blocks = _NOWHERE  # or the stack of the thread that has entered it
         self._cancelled = False
         self._expired = False  # frozen when the block is left
 
     def __enter__(self) -> timeout:
-        if self._blocks is not None:
+        if self._blocks is not _NOWHERE:
             raise RuntimeError(f"{self!r} has been entered before: make one for each block")
         blocks = self._blocks = _thread.blocks
-        self._expiry = expiry = _clock() + self._duration
-        if self._cancelled:
-            # Asked after the expiry is set, while cancel() sets them in the other order: wherever
-            # a cancel() in another thread falls between these lines, it wins.
-            self._expiry = expiry = _NEVER
-        around = _nearest() if blocks else None
-        if around is None or expiry < around._expiry < _NEVER:
-            self._nearest = self
-        else:
-            self._nearest = around  # or, lifted at this very moment, a reason to look again
         try:
+            self._expiry = expiry = _clock() + self._duration
+            if self._cancelled:
+                # Asked after the expiry is set, while cancel() sets them in the other order:
+                # wherever a cancel() in another thread falls between these lines, it wins.
+                self._expiry = expiry = _NEVER
+            around = _nearest() if blocks else None
+            if around is None or expiry < around._expiry < _NEVER:
+                self._nearest = self
+            else:
+                self._nearest = around  # or, lifted at this very moment, a reason to look again
             blocks.insert(0, self)
             return self
-        except BaseException:  # an interrupt here would leave a deadline that no one takes off
-            self.__exit__(None, None, None)
+        except BaseException:  # an interrupt, after which nobody would take it off
+            if self in blocks:
+                blocks.remove(self)
             raise
 
     def __exit__(
@@ -154,14 +156,14 @@ class timeout:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        blocks = self._blocks
-        if blocks is None or self not in blocks:
-            raise RuntimeError(f"{self!r} is left without standing: enter it first, leave it once")
         try:
             self._expired = _clock() >= self._expiry
         finally:
             self._expiry = _NEVER
-            blocks.remove(self)
+            try:
+                self._blocks.remove(self)
+            except ValueError:
+                raise RuntimeError(f"{self!r} is not entered, or has been left before") from None
 
     def cancel(self) -> None:
         """Lift this deadline; those of other blocks stay.

@@ -1,0 +1,122 @@
+"""The fixtures: peers to talk to, and a guard that lets no test leave anything behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import hypothesis
+import pytest
+
+from dialing import Resolver
+from peers import HANG, Address, Handler, Peers
+
+# A slow machine is no failure: the tests say themselves how long something may take. Without a
+# database of examples the suite needs no place that it can write to.
+hypothesis.settings.register_profile(
+    "here", hypothesis.settings.default, deadline=None, database=None
+)
+hypothesis.settings.load_profile("here")
+
+IDLE_LOOK_UP = "httpx_net look-up (idle)"  # a parked thread of the library; it ends by itself
+
+
+@pytest.fixture
+def peers() -> Iterator[Peers]:
+    """All the kinds of peers; see ``peers.Peers``. Waits for them and raises what they raised."""
+    peers = Peers()
+    yield peers
+    peers.close()
+
+
+@pytest.fixture
+def serve(peers: Peers) -> Callable[..., Address]:
+    """``serve(handler, *, family=AF_INET)``: run a peer; returns the address to connect to."""
+    return peers.serve
+
+
+@pytest.fixture
+def serve_tls(peers: Peers) -> Callable[..., Address]:
+    """``serve_tls(handler, *, certificate="server", ...)``: *handler* runs after the handshake."""
+    return peers.serve_tls
+
+
+@pytest.fixture
+def serve_pair(peers: Peers) -> Callable[[Handler], socket.socket]:
+    """``serve_pair(handler)``: one end of a ``socketpair``; *handler* has the other."""
+    return peers.serve_pair
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A ``socketpair``, for scenes that need no thread: ours, theirs."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(HANG)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    """In place of ``socket.getaddrinfo``; see ``dialing.Resolver``. It hangs no longer than a test."""
+    resolver = Resolver()
+    monkeypatch.setattr(socket, "getaddrinfo", resolver)
+    yield resolver
+    resolver.answer()
+
+
+def pytest_collection_finish() -> None:
+    # The guard collects after every test; what exists by now needn't be looked at each time.
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After the test: no new thread, no new open descriptor, no deadline on this thread's stack.
+
+    A socket collected unclosed is a ResourceWarning, and so an error; collecting here makes it the
+    error of the right test.
+    """
+    import httpx_net
+
+    threads, descriptors = set(threading.enumerate()), open_descriptors()
+    failed = request.session.testsfailed
+    yield
+    assert httpx_net.remaining() is None
+    if request.session.testsfailed > failed:
+        return  # the traceback of a failed test keeps its frames, and so its sockets, alive
+    gc.collect()
+    left = unfinished(set(threading.enumerate()) - threads)
+    assert not left, f"threads still running: {left}"
+    gc.collect()
+    now = open_descriptors()
+    assert len(now) <= len(descriptors), f"left open: {sorted(now - descriptors)}"
+
+
+def unfinished(threads: set[threading.Thread]) -> list[str]:
+    """The names of those that neither end nor become idle in the time any peer gets."""
+    deadline = time.monotonic() + HANG
+
+    def busy() -> list[threading.Thread]:
+        return [thread for thread in threads if thread.is_alive() and thread.name != IDLE_LOOK_UP]
+
+    while (waiting := busy()) and time.monotonic() < deadline:
+        waiting[0].join(0.01)
+    return [thread.name for thread in busy()]
+
+
+def open_descriptors() -> set[str]:
+    """This process's open files; none where the system has no list of them."""
+    found = set()
+    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else ():
+        with suppress(OSError):  # one of them was the list, closed by now
+            status = os.fstat(int(name))
+            found.add(f"{name} {stat.filemode(status.st_mode)} inode {status.st_ino}")
+    return found

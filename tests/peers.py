@@ -1,0 +1,435 @@
+"""The other ends: what the tests connect to, all of it on loopback, on ports the kernel chose.
+
+A peer is a function of one connected socket, run in a thread of its own::
+
+    def greeter(conn):
+        conn.sendall(b"hello")
+
+    address = serve(greeter)  # a fixture, see conftest.py
+
+When the function returns, its socket is closed. What it raises is the test's failure, so a peer
+may assert what it sees. Each socket handed to a peer times out after ``HANG``: a scene that has
+gone wrong ends.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import ssl
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import httpx_net
+
+CERTIFICATES = Path(__file__).parent / "certs"
+
+# Seconds until a peer that still waits is taken for stuck. No test comes near it when all is well;
+# it is long because four runs at once on a small machine are slow.
+HANG = 10.0
+
+Address = tuple[str, int]
+Handler = Callable[[Any], object]  # of a socket.socket, or of the ssl.SSLSocket of serve_tls
+
+LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+
+
+# ---- What peers do
+
+
+def is_truncation(error: ssl.SSLError) -> bool:
+    """Did the TLS stream end without a close_notify? Early 3.10 and 3.11 have no class for that."""
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
+@contextmanager
+def client_may_leave() -> Iterator[None]:
+    """``with client_may_leave(): ...``: here the client's going, however rude, is no failure."""
+    try:
+        yield
+    except (BrokenPipeError, ConnectionResetError, ConnectionAbortedError):
+        pass
+    except ssl.SSLZeroReturnError:  # what b"" becomes once our own close_notify is out
+        pass
+    except ssl.SSLError as error:
+        if not is_truncation(error):
+            raise
+
+
+def silent(conn: socket.socket) -> None:
+    """Say nothing; take whatever comes, until the client is gone."""
+    with client_may_leave():
+        while conn.recv(65536):
+            pass
+
+
+def echo(conn: socket.socket) -> None:
+    """Send everything back, until the client is gone."""
+    with client_may_leave():
+        while data := conn.recv(65536):
+            conn.sendall(data)
+
+
+def reset(conn: socket.socket) -> None:
+    """Once the client has said something, drop the connection with a RST.
+
+    Any earlier, and it may be the client's connect that fails.
+    """
+    conn.recv(1)
+    conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    conn.close()
+
+
+def send_close_notify(conn: ssl.SSLSocket) -> None:
+    """End our half of the TLS stream, without waiting for the client to end its own.
+
+    A peer that returns without it truncates the stream: ``SSLSocket.close`` says no goodbye.
+    """
+    timeout = conn.gettimeout()
+    conn.setblocking(False)
+    with suppress(ssl.SSLError):  # unwrap goes on to read the client's answer; that is what fails
+        conn.unwrap()
+    conn.settimeout(timeout)
+
+
+# ---- TLS on both sides
+
+
+def server_context(certificate: str, *, client_ca: str | None = None) -> ssl.SSLContext:
+    """A server's context: it shows ``certs/{certificate}.pem``, and asks for one of *client_ca*."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / f"{certificate}.pem")
+    # On by default in early 3.10 and 3.11: peers would take a truncated stream for an ended one.
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    if client_ca is not None:
+        context.load_verify_locations(CERTIFICATES / f"{client_ca}.pem")
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(ca: str = "ca", *, certificate: str | None = None) -> ssl.SSLContext:
+    """What a careful client has, except that it trusts ``certs/{ca}.pem`` and nobody else."""
+    context = ssl.create_default_context(cafile=CERTIFICATES / f"{ca}.pem")
+    if certificate is not None:
+        context.load_cert_chain(CERTIFICATES / f"{certificate}.pem")
+    return context
+
+
+def wrap_server(context: ssl.SSLContext, conn: socket.socket) -> ssl.SSLSocket:
+    """Do the server's side of the handshake. The result tells truncation from an end."""
+    return context.wrap_socket(conn, server_side=True, suppress_ragged_eofs=False)
+
+
+class TLSInside:
+    """The server's side of TLS over anything with ``recv`` and ``sendall``: TLS inside TLS, say.
+
+    What it holds back or cuts short is for the test to say: *incoming*, *outgoing* and *tls* are
+    there to be driven by hand.
+    """
+
+    def __init__(self, context: ssl.SSLContext, outer: Any, *, handshake: bool = True) -> None:
+        self.outer = outer
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        if handshake:
+            self._run(self.tls.do_handshake)
+
+    def recv(self, size: int) -> bytes:
+        """The next bytes; b"" for a close_notify only, as with ``wrap_server``."""
+        try:
+            return self._run(self.tls.read, size)
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def sendall(self, data: bytes) -> None:
+        self._run(self.tls.write, data)
+
+    def send_close_notify(self) -> None:
+        """End this layer, and none below."""
+        with suppress(ssl.SSLError):
+            self.tls.unwrap()
+        self.flush()
+
+    def flush(self) -> None:
+        self.outer.sendall(self.outgoing.read())
+
+    def _run(self, call: Callable[..., Any], *args: Any) -> Any:
+        while True:
+            try:
+                return call(*args)
+            except ssl.SSLWantReadError:
+                self.flush()
+                data = self.outer.recv(65536)
+                if data:
+                    self.incoming.write(data)
+                else:
+                    self.incoming.write_eof()
+            finally:
+                if self.outgoing.pending:
+                    self.flush()
+
+
+# ---- Our end
+
+
+def connect_tls(
+    address: Address,
+    context: Any = None,
+    *,
+    hostname: str | None = "localhost",
+    layers: int = 1,
+    **options: Any,
+) -> httpx_net.NetworkStream:
+    """A stream to *address*, TLS in as many *layers*; *options* are those of the backend."""
+    stream = httpx_net.NetworkBackend(**options).connect(*address)
+    for _ in range(layers):
+        stream.start_tls(client_context() if context is None else context, hostname)
+    return stream
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Return once *condition* holds; fail if it does not in the time any peer gets."""
+    deadline = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.001)
+
+
+# ---- Who runs them
+
+
+class Peers:
+    """The peers of one test. ``close`` waits for them and raises what they raised."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()  # it unwinds all of it even if one peer failed
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def run(self, handler: Handler, conn: socket.socket) -> None:
+        """Run ``handler(conn)`` in a thread, which owns *conn* from now on."""
+
+        def scene() -> None:
+            with conn:
+                conn.settimeout(HANG)
+                handler(conn)
+
+        self._start(scene)
+
+    def serve(self, handler: Handler, *, family: int = socket.AF_INET) -> Address:
+        """Run ``handler(conn)`` for one connection; returns the ``(ip, port)`` to connect to.
+
+        A second connection is refused. No connection at all is fine: the handler never runs.
+        """
+        listener = self.listen(family)
+        self._accept_one(listener, handler)
+        return _address(listener)
+
+    def serve_unix(self, handler: Handler) -> str:
+        """Like ``serve``, on a Unix socket; returns its path."""
+        # Not pytest's tmp_path: a path of more than about 100 bytes is too long for a socket.
+        directory = self._stack.enter_context(tempfile.TemporaryDirectory())
+        path = os.path.join(directory, "peer")
+        listener = self._own(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen()
+        self._accept_one(listener, handler)
+        return path
+
+    def serve_pair(self, handler: Handler) -> socket.socket:
+        """Run ``handler(conn)`` on one end of a ``socketpair`` and return the other."""
+        ours, theirs = socket.socketpair()
+        self.run(handler, theirs)
+        return self._own(ours)
+
+    def serve_tls(
+        self,
+        handler: Handler = silent,
+        *,
+        certificate: str = "server",
+        minimum_version: ssl.TLSVersion | None = None,
+        maximum_version: ssl.TLSVersion | None = None,
+        alpn: Sequence[str] = (),
+        client_ca: str | None = None,
+        tickets: int = 2,
+        refused: bool = False,
+        family: int = socket.AF_INET,
+    ) -> Address:
+        """Like ``serve``, with TLS: *handler* gets the ``ssl.SSLSocket`` after the handshake.
+
+        Its ``recv`` says b"" only for a close_notify of the client's; a bare end of stream is an
+        ``ssl.SSLError`` (see ``is_truncation``).
+        A client that closes before it has read the *tickets* of TLS 1.3 sends a reset behind its
+        goodbye; a peer that asserts how the stream ends does better with none.
+        With *refused* it is the handshake's failing that is the promise, and *handler* never runs.
+        """
+        context = server_context(certificate, client_ca=client_ca)
+        context.num_tickets = tickets
+        if minimum_version is not None:
+            context.minimum_version = minimum_version
+        if maximum_version is not None:
+            context.maximum_version = maximum_version
+        if alpn:
+            context.set_alpn_protocols(alpn)
+
+        def secured(conn: socket.socket) -> None:
+            if refused:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    wrap_server(context, conn).close()
+                return
+            with wrap_server(context, conn) as tls:
+                handler(tls)
+
+        return self.serve(secured, family=family)
+
+    def serve_tls_in_tls(
+        self, handler: Handler = silent, *, layers: int = 2, certificate: str = "server"
+    ) -> Address:
+        """Like ``serve_tls``, with TLS in as many *layers*: *handler* gets the innermost.
+
+        The layers between are its ``outer``, and its ``outer.outer``; without tickets.
+        """
+        context = server_context(certificate)
+        context.num_tickets = 0
+
+        def secured(conn: Any) -> None:
+            for _ in range(layers - 1):
+                conn = TLSInside(context, conn)
+            handler(conn)
+
+        return self.serve_tls(secured, tickets=0)
+
+    def serve_proxy(self, target: Address, *, certificate: str = "proxy") -> Address:
+        """An HTTPS proxy: TLS to the client, and whatever CONNECT asks for leads to *target*.
+
+        When *target* ends, the client is told so by the proxy's close_notify. That is an orderly
+        end of the outer stream only: a TLS stream inside may still have been cut off.
+        """
+        context = server_context(certificate)
+
+        def proxy(conn: socket.socket) -> None:
+            with (
+                wrap_server(context, conn) as client,
+                socket.create_connection(target, timeout=HANG) as server,
+                client_may_leave(),
+            ):
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):  # a client waits for the answer
+                    head += client.recv(1)
+                assert head.startswith(b"CONNECT "), head
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                _splice(client, server)
+
+        return self.serve(proxy)
+
+    def listen(self, family: int = socket.AF_INET, backlog: int = 128) -> socket.socket:
+        """A listening socket, for a test that does its own accepting, or none at all."""
+        listener = self.bound(family)
+        listener.listen(backlog)
+        listener.settimeout(HANG)
+        return listener
+
+    def closed_port(self, family: int = socket.AF_INET) -> Address:
+        """An address that refuses connections: bound, so that nobody else can listen there."""
+        return _address(self.bound(family))
+
+    def black_hole(self, family: int = socket.AF_INET) -> Address:
+        """An address that neither accepts nor refuses: a listener with a full queue drops SYNs."""
+        address = _address(self.listen(family, backlog=0))
+        with selectors.DefaultSelector() as selector:
+            for _ in range(32):  # the queue for a backlog of 0 holds one connection on Linux
+                filler = self._own(socket.socket(family))
+                filler.setblocking(False)
+                filler.connect_ex(address)
+                selector.register(filler, selectors.EVENT_WRITE)
+                # On loopback a handshake is over before connect returns; this is time to spare.
+                if not selector.select(0.1):
+                    return address
+                selector.unregister(filler)
+        pytest.skip("a full listener doesn't drop SYNs on this system")
+
+    def bound(self, family: int = socket.AF_INET) -> socket.socket:
+        """A socket bound to a loopback port, not listening yet. Skips the test without IPv6."""
+        try:
+            sock = self._own(socket.socket(family))
+            sock.bind((LOOPBACK[family], 0))
+        except OSError as error:
+            if family == socket.AF_INET6:
+                pytest.skip(f"this machine has no IPv6 loopback: {error}")
+            raise
+        return sock
+
+    def _own(self, sock: socket.socket) -> socket.socket:
+        return self._stack.enter_context(sock)
+
+    def _accept_one(self, listener: socket.socket, handler: Handler) -> None:
+        over = threading.Event()
+
+        def scene() -> None:
+            # Short waits: neither closing nor shutting down a listener wakes accept everywhere.
+            listener.settimeout(0.05)
+            while not over.is_set():
+                with suppress(TimeoutError):
+                    conn, _ = listener.accept()
+                    break
+            else:
+                return
+            listener.close()  # one connection: the next is refused, and doesn't hang
+            with conn:
+                conn.settimeout(HANG)
+                handler(conn)
+
+        self._start(scene)
+        self._stack.callback(over.set)
+
+    def _start(self, scene: Callable[[], None]) -> None:
+        done: Future[None] = Future()
+
+        def record() -> None:
+            try:
+                scene()
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        threading.Thread(target=record, name=f"peer {scene.__qualname__}", daemon=True).start()
+        self._stack.callback(done.result, HANG)
+
+
+def _address(sock: socket.socket) -> Address:
+    ip, port = sock.getsockname()[:2]
+    return ip, port
+
+
+def _splice(client: ssl.SSLSocket, server: socket.socket) -> None:
+    """Carry bytes both ways until one side ends."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(client, selectors.EVENT_READ)
+        selector.register(server, selectors.EVENT_READ)
+        while True:
+            # Bytes that are decrypted already wait in the SSLSocket, where no selector sees them.
+            ready = {key.fileobj for key, _ in selector.select(0 if client.pending() else HANG)}
+            if client in ready or client.pending():
+                data = client.recv(65536)
+                if not data:
+                    return
+                server.sendall(data)
+            if server in ready:
+                data = server.recv(65536)
+                if not data:
+                    break
+                client.sendall(data)
+    send_close_notify(client)
+    silent(client)  # closing over unread bytes would be a reset, and destroy what is on its way
