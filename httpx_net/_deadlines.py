@@ -163,7 +163,7 @@ class timeout:
             try:
                 self._blocks.remove(self)
             except ValueError:
-                raise RuntimeError(f"{self!r} is not entered, or has been left before") from None
+                raise RuntimeError(f"{self!r} is left without standing") from None
 
     def cancel(self) -> None:
         """Lift this deadline; those of other blocks stay.

@@ -127,12 +127,13 @@ def connect(
     """
     attempts = _Attempts(interleaved(addresses), open_socket)
     try:
+        bounded = remaining() is not None
         winner = attempts.one_by_one() if delay is None else attempts.staggered(delay)
     except TimeoutError as exc:
         raise TimeoutError(f"connect to {where} timed out: {exc} ({attempts})") from None
     if winner is None:
         raise attempts.combined_error(f"connect to {where} failed: {attempts}")
-    if remaining() is None and winner.gettimeout() is not None:
+    if not bounded and winner.gettimeout() is not None:
         winner.settimeout(None)
     return winner
 
