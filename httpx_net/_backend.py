@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import errno
+import os
 import socket
 from collections.abc import Callable, Iterable
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # RFC 8305, section 5: 250 ms is recommended, and it MUST NOT be less than 10 ms.
 _DELAY = 0.25
 _LEAST_DELAY = 0.01
+_LONGEST_DELAY = 86_400.0  # who wants a day wants None
 
 
 class NetworkBackend(NetworkBackendInterface):
@@ -81,10 +83,12 @@ class NetworkBackend(NetworkBackendInterface):
         addresses = self._usable(self.getaddrinfo(name, port), where)
         opened: set[socket.socket] = set()
         try:
-            return NetworkStream(
-                _race.connect(where, addresses, self._opener(opened), self._happy_eyeballs_delay),
-                suppress_ragged_eofs=self._suppress_ragged_eofs,
-            )
+            sock = _race.connect(where, addresses, self._opener(opened), self._happy_eyeballs_delay)
+            try:
+                return NetworkStream(sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
+            except ValueError:  # it is connected no more
+                text = f"connect to {where} failed: {os.strerror(errno.ECONNRESET)}"
+                raise ConnectionResetError(errno.ECONNRESET, text) from None
         except BaseException:  # an interrupt among them: nothing stays open
             for sock in opened:
                 sock.close()
@@ -110,21 +114,18 @@ class NetworkBackend(NetworkBackendInterface):
 
     def _usable(self, infos: Iterable[Any], where: str) -> list[Address]:
         """The addresses among *infos* that TCP can connect to without another look-up."""
-        infos = list(infos)
         usable: dict[Address, None] = {}  # in their order, each once
-        for info in infos:
-            try:
-                family, kind, proto, _, sockaddr = info
-                address = Address(family, tuple(sockaddr))
-            except (TypeError, ValueError):
-                raise TypeError(
-                    f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
-                    f"not {info!r} in it"
-                ) from None
-            # SCTP has stream sockets as well, hence the protocol.
-            tcp = kind == socket.SOCK_STREAM and proto in (0, socket.IPPROTO_TCP)
-            if tcp and address.is_numeric() and self._reaches(address):
-                usable[address] = None
+        try:
+            infos = list(infos)
+            for info in infos:
+                address = _tcp_address(*info)
+                if address is not None and self._reaches(address):
+                    usable[address] = None
+        except (TypeError, ValueError) as exc:
+            raise TypeError(
+                f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
+                f"not {infos!r}: {exc}"
+            ) from None
         if not usable:
             raise OSError(
                 f"connect to {where} failed: no usable address among {len(infos)} found"
@@ -153,19 +154,45 @@ class NetworkBackend(NetworkBackendInterface):
         return f"<{type(self).__name__} [threaded]>"
 
 
+def _tcp_address(family: int, kind: int, proto: int, _: Any, sockaddr: Any) -> Address | None:
+    """The address in one entry of what ``getaddrinfo`` returned; None if TCP has no use for it.
+
+    Raises:
+        ValueError, TypeError: ``socket.getaddrinfo`` returns nothing like that.
+    """
+    if not all(isinstance(number, int) for number in (family, kind, proto)):
+        raise TypeError("family, type and protocol must be ints")
+    if kind != socket.SOCK_STREAM or proto not in (0, socket.IPPROTO_TCP):  # SCTP has streams, too
+        return None
+    if family == socket.AF_INET:
+        ip, port = sockaddr
+        return Address(family, (ip, check_port(port))) if is_numeric(family, ip) else None
+    if family == socket.AF_INET6:
+        ip, port, flow, scope = sockaddr if len(sockaddr) != 2 else (*sockaddr, 0, 0)
+        # The zone in the text is the scope again; connect() would look it up.
+        ip = ip.partition("%")[0] if isinstance(ip, str) and scope else ip
+        if not 0 <= flow < 2**20 or not 0 <= scope < 2**32:
+            raise ValueError("flow or scope is out of range")
+        address = Address(family, (ip, check_port(port), int(flow), int(scope)))
+        return address if is_numeric(family, ip) else None
+    return None
+
+
 def _check_local(local_address: object) -> Address:
     """*local_address* as an address to bind to."""
     pair = local_address if isinstance(local_address, tuple) else (local_address, 0)
     if len(pair) != 2 or not isinstance(pair[0], str):
         raise TypeError(f"local_address must be a str or (str, int), not {local_address!r}")
     host, port = pair[0], check_port(pair[1], lowest=0)
-    if not any(is_numeric(family, host) for family in (socket.AF_INET, socket.AF_INET6)):
+    ip = host.partition("%")[0]
+    if not (is_numeric(socket.AF_INET, host) or is_numeric(socket.AF_INET6, ip)):
         raise ValueError(f"local_address must be a numeric address, not {local_address!r}")
     try:  # the zone of an IPv6 address is a number to the kernel
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror as exc:
         raise ValueError(f"local_address {local_address!r}: {exc.strerror}") from None
-    return Address(found[0][0], found[0][4])
+    family, _, _, _, (_, *numbers) = found[0]
+    return Address(family, (host.partition("%")[0], *numbers))
 
 
 def _check_options(socket_options: Any) -> list[tuple[Any, ...]]:
@@ -184,6 +211,8 @@ def _check_options(socket_options: Any) -> list[tuple[Any, ...]]:
             raise TypeError(f"a socket option must be (level, name, value), not {option!r}")
         if not all(isinstance(number, int) for number in option[:2]):
             raise TypeError(f"level and name of a socket option must be ints: {option!r}")
+        if not all(-(2**31) <= number < 2**31 for number in option if isinstance(number, int)):
+            raise ValueError(f"a socket option has no number beyond 32 bits: {option!r}")
     return options
 
 
@@ -192,8 +221,9 @@ def _check_delay(delay: object) -> float | None:
         return None
     if isinstance(delay, bool) or not isinstance(delay, (int, float)):
         raise TypeError(f"happy_eyeballs_delay must be a number or None, not {delay!r}")
-    if not _LEAST_DELAY <= delay < math.inf:
+    if not _LEAST_DELAY <= delay <= _LONGEST_DELAY:
         raise ValueError(
-            f"happy_eyeballs_delay must be {_LEAST_DELAY} seconds or more, or None, not {delay!r}"
+            f"happy_eyeballs_delay must be {_LEAST_DELAY} to {_LONGEST_DELAY} seconds or None, "
+            f"not {delay!r}"
         )
     return float(delay)

@@ -52,11 +52,11 @@ def check_port(port: object, lowest: int = 1) -> int:
 
 
 def is_numeric(family: int, address: object) -> bool:
-    """Whether *address* can be connected to without a look-up: an IP address, zone or not."""
+    """Whether *address* can be connected to without a look-up: an IP address without a zone."""
     if not isinstance(address, str):
         return False
     try:
-        socket.inet_pton(family, address.partition("%")[0])
+        socket.inet_pton(family, address)
     except (OSError, ValueError):
         return False
     return True
@@ -89,7 +89,10 @@ def _check_ipv6(name: str, host: object, what: str) -> None:
 
 
 def _ascii(name: str, host: object, what: str) -> str:
-    if not name.isascii() and len(name) <= _LONGEST_NAME:  # the codec's time is quadratic
+    too_long = f"{what} is longer than {_LONGEST_NAME} octets: {host!r}"
+    if not name.isascii():
+        if len(name) > _LONGEST_NAME:  # the codec takes quadratic time
+            raise ValueError(too_long)
         name = _a_labels(name, what)
     labels = name.removesuffix(".").split(".")
     if not all(labels):
@@ -97,7 +100,7 @@ def _ascii(name: str, host: object, what: str) -> str:
     if any(len(label) > _LONGEST_LABEL for label in labels):
         raise ValueError(f"{what} has a label of more than {_LONGEST_LABEL} octets: {host!r}")
     if len(name.removesuffix(".")) > _LONGEST_NAME:
-        raise ValueError(f"{what} is longer than {_LONGEST_NAME} octets: {host!r}")
+        raise ValueError(too_long)
     return name
 
 
@@ -105,7 +108,7 @@ def _a_labels(name: str, what: str) -> str:
     """An international *name* in ASCII, if every version of IDNA agrees about it."""
     try:
         ascii_name = name.encode("idna")
-        agreed = ascii_name.decode("idna") == name.lower()
+        agreed = ascii_name.decode("idna").lower() == name.lower()
     except UnicodeError as exc:
         raise ValueError(f"{what} is no internationalized domain name: {name!r}: {exc}") from None
     if not agreed:

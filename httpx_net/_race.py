@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic as _clock
 
 from ._deadlines import remaining
-from ._names import is_numeric, printed
+from ._names import printed
 from ._wait import WRITE, next_wait, wait, wait_in_time
 
 TYPE_CHECKING = False  # importing typing would take as long as all of this package
@@ -41,17 +41,12 @@ MOST_AT_ONCE = 64
 
 
 class Address(namedtuple("Address", ("family", "sockaddr"))):
-    """Where to connect to, or from."""
+    """Where to connect to, or from; in numbers, which the kernel understands by itself."""
 
     __slots__ = ()
 
     family: int
     sockaddr: tuple[Any, ...]
-
-    def is_numeric(self) -> bool:
-        """Whether the kernel needs nobody's help to connect to it."""
-        ip, port = (*self.sockaddr, None, None)[:2]
-        return is_numeric(self.family, ip) and isinstance(port, int) and 0 < port <= 65535
 
     def __str__(self) -> str:
         return printed(self.sockaddr)

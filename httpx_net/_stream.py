@@ -67,7 +67,7 @@ class NetworkStream(NetworkStreamInterface):
 
     Raises:
         TypeError: *sock* is not a socket.
-        ValueError: it is not a stream socket, or not connected.
+        ValueError: it is not a stream socket, or not connected (any more).
     """
 
     __slots__ = (
@@ -173,8 +173,7 @@ class NetworkStream(NetworkStreamInterface):
             if tls is None:
                 send, limit = self._sock.send, _WRITE_SIZE
             else:
-                if tls.broken:
-                    raise BrokenPipeError(errno.EPIPE, "an earlier write stopped inside a record")
+                self._check_intact()
                 tls.broken = True  # until all of it has gone: whatever comes in between
                 send, limit = tls.send, RECORD_SIZE
             if size <= limit:  # nearly always; and nearly always it goes at once
@@ -218,6 +217,7 @@ class NetworkStream(NetworkStreamInterface):
         try:
             remaining()
             self._check_open()
+            self._check_intact()
             self._client_addr = self.get_extra_info("client_addr")  # wrap_socket takes the socket
             if self._blocking:
                 self._make_nonblocking()
@@ -229,18 +229,17 @@ class NetworkStream(NetworkStreamInterface):
             self._retry(self._tls.do_handshake, READ)
         except OSError as exc:
             error = self._explained(exc, doing)
-            self.close()
+            self._abandon()
             raise error from None
         except BaseException:
-            self.close()
+            self._abandon()
             raise
 
     def get_extra_info(self, key: str) -> Any:
         """Return what the stream knows under *key*, None for a key that it does not know.
 
         ``"client_addr"``, ``"server_addr"``
-            ``(ip, port)``, or the path of a Unix socket. Still there after ``close()``. The
-            server's is None if the connection was lost before the stream was made.
+            ``(ip, port)``, or the path of a Unix socket. Still there after ``close()``.
         ``"socket"``
             the socket as it stands; after ``start_tls`` an ``ssl.SSLSocket``, for TLS in TLS the
             outer one.
@@ -265,12 +264,12 @@ class NetworkStream(NetworkStreamInterface):
         return None
 
     def _is_readable(self) -> bool:
-        if self._closed:
-            return True
-        if self._tls is not None and self._tls.pending():
-            return True
-        readable = bool(wait((self._sock.fileno(),), READ, 0.0))
-        return readable and (self._tls is None or self._tls.is_readable())
+        tls = self._tls
+        try:
+            has_come = (tls is not None and tls.pending()) or wait((self._fileno(),), READ, 0.0)
+            return bool(has_come) and (tls is None or tls.is_readable())
+        except OSError:
+            return True  # closed: a read would raise at once
 
     def close(self) -> None:
         """End the stream and close its socket. Never raises; closing twice is closing once.
@@ -298,6 +297,14 @@ class NetworkStream(NetworkStreamInterface):
         finally:
             self._close_socket()
 
+    def _abandon(self) -> None:
+        """Close a stream whose handshake failed, also if another thread has just done so.
+
+        That thread may have missed the socket that came of wrap_socket meanwhile.
+        """
+        self.close()
+        self._close_socket()
+
     def _close_socket(self) -> None:
         try:
             self._sock.close()
@@ -309,12 +316,13 @@ class NetworkStream(NetworkStreamInterface):
         # connection is its parent's.
         if not getattr(self, "_closed", True):
             try:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+                if self._sock.fileno() >= 0:  # else collected before us, and warned of by itself
+                    warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             finally:
                 self._close_socket()
 
     def __repr__(self) -> str:
-        address = "" if self._server_addr is None else printed(self._server_addr)
+        address = printed(self._server_addr)
         tls = "" if self._tls is None else " TLS"
         closed = " CLOSED" if self._closed else ""
         return f'<{type(self).__name__} ["{address}"{tls}{closed}]>'
@@ -333,9 +341,18 @@ class NetworkStream(NetworkStreamInterface):
             self._wait(event)
 
     def _wait(self, event: int) -> None:
+        wait_in_time(self._fileno(), event)
         self._check_open()
-        wait_in_time(self._sock.fileno(), event)
+
+    def _fileno(self) -> int:
+        """The descriptor, of a stream that is open: close() tells before it takes it away."""
+        fd = self._sock.fileno()
         self._check_open()
+        return fd
+
+    def _check_intact(self) -> None:
+        if self._tls is not None and self._tls.broken:
+            raise BrokenPipeError(errno.EPIPE, "an earlier write stopped inside a record")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -347,13 +364,11 @@ class NetworkStream(NetworkStreamInterface):
             exc = _closed()
         timed_out = isinstance(exc, TimeoutError) and exc.errno is None  # else: the kernel's own
         verb = "timed out" if timed_out else "failed"
-        peer = "an unnamed peer" if not self._server_addr else printed(self._server_addr)
-        text = f"{doing} {peer} {verb}{progress}: {exc.strerror or exc}"
-        if exc.errno is None:
-            exc.args = (text,)
-        else:
-            exc.args = (exc.errno, text)
-            exc.strerror = text
+        peer = printed(self._server_addr) or "an unnamed peer"
+        cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
+        text = f"{doing} {peer} {verb}{progress}: {cause}"
+        exc.args = (text,) if exc.errno is None else (exc.errno, text)
+        exc.strerror = text  # which is what str() of an SSLError shows
         return exc
 
 
@@ -379,7 +394,7 @@ def _wanted(want: OSError, event: int) -> int:
 
 
 def _connected_to(sock: object) -> Any:
-    """The address that *sock* is connected to; None if the connection has been lost since."""
+    """The address that *sock* is connected to."""
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket, not {sock!r}")
     if sock.type != socket.SOCK_STREAM:
@@ -387,15 +402,7 @@ def _connected_to(sock: object) -> Any:
     try:
         return _address(sock.getpeername())
     except OSError as exc:
-        own = sock.getsockname() if sock.fileno() >= 0 else None
-        was_connected = isinstance(own, tuple) and own[1] and not _listens(sock)
-        if exc.errno != errno.ENOTCONN or not was_connected:
-            raise ValueError(f"sock must be connected: {sock!r}: {exc.strerror}") from None
-        return None
-
-
-def _listens(sock: socket.socket) -> bool:
-    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        raise ValueError(f"sock must be connected, not {sock!r}: {exc.strerror}") from None
 
 
 def _own_address(sock: socket.socket) -> Any:

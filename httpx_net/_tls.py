@@ -15,6 +15,9 @@ section 6.1), and a connection that ends without it may have been cut by anybody
 knows the difference, but some releases of CPython (3.10.0 to 3.10.10, 3.11.0 to 3.11.2) ask it not
 to tell, by an option that is on in every context; so the option is off while a connection is made,
 which is when OpenSSL copies it, and truncation is an ``ssl.SSLEOFError`` everywhere.
+
+One wait is out of reach: records that OpenSSL passes over by itself (session tickets, say) it
+passes over within one call, for as long as the kernel has more of them at once.
 """
 
 from __future__ import annotations
@@ -41,21 +44,50 @@ WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class TLSLayer(abc.ABC):
-    """One TLS connection, as a client. It is *broken* from the start of a write to its success."""
+    """One TLS connection, as a client. It is *broken* from the start of a write to its success.
 
-    __slots__ = ("_ahead", "_read", "broken", "recv", "send", "ssl_object")
+    One thread at a time may use it, but any thread may close it.
+    """
+
+    __slots__ = ("_ahead", "_decrypt", "_in_use", "_read", "_write", "broken", "ssl_object")
 
     def __init__(
         self,
         ssl_object: ssl.SSLSocket | ssl.SSLObject,
-        recv: Callable[[int], bytes],
-        send: Callable[[bytes | bytearray | memoryview], int],
+        read: Callable[[int], bytes],
+        write: Callable[[bytes | bytearray | memoryview], int],
     ) -> None:
         self.ssl_object = ssl_object
-        self.send = send
-        self.recv = self._read = recv
-        self._ahead: bytes | OSError | None = None
         self.broken = False
+        self._decrypt = read
+        self._read = read  # or what stands in for it for now
+        self._write = write
+        self._ahead: bytes | OSError | None = None  # what is_readable() has read to find out
+        self._in_use = False
+
+    def recv(self, size: int) -> bytes:
+        """Return up to *size* bytes that are there; b"" after the peer's close_notify."""
+        self._in_use = True
+        try:
+            return self._read(size)
+        except ssl.SSLError:
+            raise
+        except ValueError:  # an SSLSocket that another thread has closed this moment
+            _closed()
+        finally:
+            self._in_use = False
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Send *data*, a record's worth at most; after a WANT only the same bytes will do."""
+        self._in_use = True
+        try:
+            return self._write(data)
+        except ssl.SSLError:
+            raise
+        except ValueError:
+            _closed()
+        finally:
+            self._in_use = False
 
     @abc.abstractmethod
     def do_handshake(self) -> None:
@@ -66,9 +98,15 @@ class TLSLayer(abc.ABC):
         """Tell the peer that no more will come, if that can be done at once. Never raises."""
 
     def close(self) -> None:
-        """Send close_notify, and let nothing through from now on, least of all in clear."""
-        self.recv = self.send = _closed
-        self.close_notify()
+        """Send close_notify, and let nothing through from now on, least of all in clear.
+
+        OpenSSL lets one thread into a connection, and CPython before 3.13.1 doesn't see to that.
+        Where a thread is in there at this moment the peer gets no close_notify. We look for it
+        after barring the way, and it says that it is there before it goes: one of us sees it.
+        """
+        self._read = self._write = self._decrypt = _closed
+        if not self._in_use:
+            self.close_notify()
 
     def pending(self) -> bool:
         """Whether ``recv`` may have something that the socket will not announce."""
@@ -80,14 +118,14 @@ class TLSLayer(abc.ABC):
         Only trying tells: a session ticket (TLS 1.3 sends some after the handshake) makes the
         socket readable as well. What the attempt brings is kept for the next ``recv``.
         """
-        if not self.pending():
+        if self._ahead is None and not self.ssl_object.pending():
             try:
-                self._ahead = self._read(RECORD_SIZE)
+                self._ahead = self.recv(RECORD_SIZE)
             except WANTS:
                 return False
             except OSError as exc:
-                self._ahead = exc
-            self.recv = self._recv_ahead
+                self._ahead = exc.with_traceback(None)
+            self._read = self._recv_ahead
         return True
 
     def _recv_ahead(self, size: int) -> bytes:
@@ -96,48 +134,10 @@ class TLSLayer(abc.ABC):
             self._ahead = ahead[size:]
             return ahead[:size]
         self._ahead = None
-        self.recv = self._read
+        self._read = self._decrypt
         if isinstance(ahead, OSError):
             raise ahead
         return ahead or b""
-
-
-_HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-_hiding: set[int] = set()  # the ids of contexts that were seen to have the option on
-_hiding_lock = threading.Lock()
-
-
-def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
-    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case.
-
-    The option that hides truncation is off meanwhile. The context is the caller's, and may serve
-    other threads, so the option is put back afterwards. To look at the option first and at the set
-    second, which is filled before the option is cleared, tells a context that never had it from
-    one that another thread is busy with here; only the latter take turns.
-    """
-    hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
-    if not hides and id(context) not in _hiding:
-        return _wrap_socket(sock, context, hostname)
-    _hiding.add(id(context))  # an id that is another context's one day costs it a lock, no more
-    with _hiding_lock:
-        hides = context.options & _HIDES_TRUNCATION
-        context.options &= ~hides
-        try:
-            return _wrap_socket(sock, context, hostname)
-        finally:
-            context.options |= hides
-
-
-def _wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
-    wrapped: ssl.SSLSocket = context.wrap_socket(
-        sock,
-        server_hostname=hostname,
-        # A handshake in here would wait, and under truststore hold the context's lock meanwhile;
-        # and on a connection that has been reset it would be left out without a word.
-        do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
-    )
-    return wrapped
 
 
 class TLSOverSocket(TLSLayer):
@@ -174,7 +174,7 @@ class TLSOverTLS(TLSLayer):
         self._object: ssl.SSLObject = context.wrap_bio(
             self._incoming, self._outgoing, server_hostname=hostname
         )
-        super().__init__(self._object, self._recv, self._send)
+        super().__init__(self._object, self._unseal, self._seal)
 
     def do_handshake(self) -> None:
         try:
@@ -185,6 +185,21 @@ class TLSOverTLS(TLSLayer):
             self._flush_what_goes()  # the alert that tells the peer why (RFC 8446, section 6.2)
             raise
         self._flush()
+
+    def _unseal(self, size: int) -> bytes:
+        self._flush_what_goes()
+        try:
+            data: bytes = self._run(self._object.read, size)
+            return data
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def _seal(self, data: bytes | bytearray | memoryview) -> int:
+        if not self._sealed:  # else: called again for the same data, which must not go out twice
+            self._sealed = self._run(self._object.write, data)
+        self._flush()
+        sent, self._sealed = self._sealed, 0
+        return sent
 
     def close_notify(self) -> None:
         try:
@@ -197,30 +212,17 @@ class TLSOverTLS(TLSLayer):
     def pending(self) -> bool:
         return super().pending() or self._incoming.pending > 0 or self._below.pending()
 
-    def _recv(self, size: int) -> bytes:
-        # The peer may be waiting for an answer of the layer itself (to a KeyUpdate, say), but a
-        # peer that doesn't take it must not keep us from reading.
-        self._flush_what_goes()
-        try:
-            data: bytes = self._run(self._object.read, size)
-            return data
-        except ssl.SSLZeroReturnError:
-            return b""
-
-    def _send(self, data: bytes | bytearray | memoryview) -> int:
-        if not self._sealed:  # else: called again for the same data, which must not go out twice
-            self._sealed = self._run(self._object.write, data)
-        self._flush()
-        sent, self._sealed = self._sealed, 0
-        return sent
-
     def _run(self, call: Callable[..., Any], *args: Any) -> Any:
         """Make *call*, feeding it from below for as long as there is something to feed."""
         while True:
             try:
                 return call(*args)
             except ssl.SSLWantReadError:
-                if call != self._object.read:
+                # The peer may be waiting for an answer that the call has just made. But a peer
+                # that takes nothing must not keep us from reading.
+                if call == self._object.read:
+                    self._flush_what_goes()
+                else:
                     self._flush()
                 remaining()  # a peer that always has one more record must not outlast it
                 data = self._below.recv(RECORD_SIZE)
@@ -252,4 +254,49 @@ def is_truncation(exc: OSError) -> bool:
     # The releases with the option raise a plain SSLError when it is off.
     return isinstance(exc, ssl.SSLEOFError) or (
         isinstance(exc, ssl.SSLError) and exc.reason == "UNEXPECTED_EOF_WHILE_READING"
+    )
+
+
+_HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+_hiding: set[int] = set()  # the ids of contexts that were seen to have the option on
+_hiding_lock = threading.Lock()
+
+
+def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
+    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case.
+
+    The option that hides truncation is off meanwhile. The context is the caller's, and may serve
+    other threads, so the option is put back afterwards. To look at the option first and at the set
+    second, which is filled before the option is cleared, tells a context that never had it from
+    one that another thread is busy with here; only the latter take turns.
+    """
+    wrapped: ssl.SSLSocket | None = None
+    hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
+    try:
+        if not hides and id(context) not in _hiding:
+            wrapped = _wrap_socket(sock, context, hostname)
+        else:
+            _hiding.add(id(context))  # one day another context's, which costs that a lock
+            with _hiding_lock:
+                hides = context.options & _HIDES_TRUNCATION
+                try:
+                    context.options &= ~hides
+                    wrapped = _wrap_socket(sock, context, hostname)
+                finally:
+                    context.options |= hides
+        return wrapped
+    except BaseException:  # an interrupt, now that nobody else knows the descriptor
+        if wrapped is not None:
+            wrapped.close()
+        raise
+
+
+def _wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> Any:
+    return context.wrap_socket(
+        sock,
+        server_hostname=hostname,
+        # A handshake in here would wait, and under truststore hold the context's lock meanwhile;
+        # and on a connection that has been reset it would be left out without a word.
+        do_handshake_on_connect=False,
+        suppress_ragged_eofs=False,
     )
