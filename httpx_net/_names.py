@@ -15,6 +15,8 @@ import socket
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 253
 
+_REFUSED = frozenset(map(chr, (*range(33), 127)))  # white space and control characters
+
 
 def lookup_name(host: object) -> str:
     """*host* as it is looked up: ASCII, an IPv6 address without its brackets.
@@ -73,7 +75,7 @@ def printed(address: object) -> str:
 def _unbracketed(host: object, what: str) -> str:
     if not isinstance(host, str):
         raise TypeError(f"{what} must be a str, not {host!r}")
-    if any(character <= " " or character == "\x7f" for character in host):
+    if not _REFUSED.isdisjoint(host):
         raise ValueError(f"{what} must not contain white space or control characters: {host!r}")
     return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
 
@@ -97,7 +99,7 @@ def _ascii(name: str, host: object, what: str) -> str:
     labels = name.removesuffix(".").split(".")
     if not all(labels):
         raise ValueError(f"{what} must not be empty or have an empty label: {host!r}")
-    if any(len(label) > _LONGEST_LABEL for label in labels):
+    if len(max(labels, key=len)) > _LONGEST_LABEL:
         raise ValueError(f"{what} has a label of more than {_LONGEST_LABEL} octets: {host!r}")
     if len(name.removesuffix(".")) > _LONGEST_NAME:
         raise ValueError(too_long)

@@ -45,15 +45,18 @@ def getaddrinfo(name: str, port: int) -> AddressInfo:
     doing = f"look-up of {name!r}"
     try:
         found = _numeric(name) or (_ask(name) if remaining() is None else _ask_in_time(name))
-    except socket.gaierror as exc:
-        raise socket.gaierror(exc.errno, f"{doing} failed: {exc.strerror}") from None
     except TimeoutError as exc:
         raise TimeoutError(f"{doing} timed out: {exc}") from None
+    except OSError as exc:  # a gaierror, nearly always
+        raise type(exc)(exc.errno, f"{doing} failed: {exc.strerror}") from None
     return [(*info, (address[0], port, *address[2:])) for *info, address in found]
 
 
 def _numeric(name: str) -> AddressInfo:
     """What *name* comes to if it is an address in numbers, a zone of IPv6 included."""
+    last = name.rpartition(".")[2]
+    if not last[:1].isdigit() and ":" not in name:  # "127.1" and "0x7f.1" are addresses, too
+        return []
     try:
         return _ask(name, socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -81,13 +84,18 @@ class _Lookup:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.begun = False
         self.found: AddressInfo = []
-        self.error: BaseException | None = None
+        self.error: BaseException | None = socket.gaierror(
+            socket.EAI_AGAIN, "the look-up was interrupted"
+        )
         self.done = threading.Event()
 
     def run(self) -> None:
+        self.begun = True
         try:
             self.found = _ask(self.name)
+            self.error = None
         except BaseException as exc:
             self.error = exc.with_traceback(None)
 
@@ -98,7 +106,7 @@ class _Process:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._running: dict[str, _Lookup] = {}
-        self._idle: list[SimpleQueue[_Lookup]] = []
+        self._idle: list[SimpleQueue[_Lookup | None]] = []
 
     @staticmethod
     def current() -> _Process:
@@ -116,47 +124,61 @@ class _Process:
                 self._begin(lookup)
             return running
         except BaseException:  # an interrupt: let nobody wait for what was never begun
-            lookup.error = socket.gaierror(socket.EAI_AGAIN, "the look-up was interrupted")
-            self._end(lookup)
+            if not lookup.begun:
+                self._end(lookup)
             raise
 
     def _begin(self, lookup: _Lookup) -> None:
+        jobs = None
         try:
-            self._idle.pop().put(lookup)
+            jobs = self._idle.pop()
+            jobs.put(lookup)
         except IndexError:
-            try:
-                threading.Thread(target=self._work, args=(lookup,), daemon=True).start()
-            except RuntimeError:
-                # No thread to be had: the interpreter is shutting down, or the system is out of
-                # them. A look-up that may be late is better than none.
-                lookup.run()
-                self._end(lookup)
+            self._start_thread(lookup)
+        except BaseException:  # an interrupt: the thread waits for what we have not put in
+            if jobs is not None:
+                jobs.put(None)
+            raise
 
-    def _end(self, lookup: _Lookup) -> None:
-        if self._running.get(lookup.name) is lookup:
-            self._running.pop(lookup.name, None)
-        lookup.done.set()
+    def _start_thread(self, lookup: _Lookup) -> None:
+        import queue  # takes as long as half of this package, and few need it
 
-    def _work(self, lookup: _Lookup) -> None:
+        jobs: SimpleQueue[_Lookup | None] = queue.SimpleQueue()
+        jobs.put(lookup)
+        try:
+            threading.Thread(target=self._work, args=(jobs, queue.Empty), daemon=True).start()
+        except RuntimeError:
+            # No thread to be had: the interpreter is shutting down, or the system is out of
+            # them. A look-up that may be late is better than none.
+            lookup.run()
+            self._end(lookup)
+
+    def _work(self, jobs: SimpleQueue[_Lookup | None], empty: type[Exception]) -> None:
         """What a thread does: the look-up it was started for, and those that follow in time."""
-        import queue  # not needed by who looks nothing up under a deadline
-
         thread = threading.current_thread()
-        jobs: SimpleQueue[_Lookup] = queue.SimpleQueue()
         while True:
+            try:
+                lookup = jobs.get(timeout=_IDLE)
+            except empty:
+                try:
+                    self._idle.remove(jobs)
+                    return
+                except ValueError:  # somebody has just taken it, to put something in
+                    lookup = jobs.get()
+            if lookup is None:  # nothing, from somebody who was interrupted: back on the list
+                if jobs not in self._idle:
+                    self._idle.append(jobs)
+                continue
             thread.name = f"httpx_net look-up of {lookup.name}"
             lookup.run()
             thread.name = "httpx_net look-up (idle)"
             self._idle.append(jobs)
             self._end(lookup)
-            try:
-                lookup = jobs.get(timeout=_IDLE)
-            except queue.Empty:
-                try:
-                    self._idle.remove(jobs)
-                    return
-                except ValueError:  # somebody has just taken it, to put a look-up in
-                    lookup = jobs.get()
+
+    def _end(self, lookup: _Lookup) -> None:
+        if self._running.get(lookup.name) is lookup:
+            self._running.pop(lookup.name, None)
+        lookup.done.set()
 
 
 _process = _Process()

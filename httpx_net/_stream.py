@@ -13,6 +13,7 @@ ever, and tries again. The same loop drives TLS, whose layers never wait by them
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 import warnings
@@ -27,7 +28,9 @@ from ._tls import (
     TLSLayer,
     TLSOverSocket,
     TLSOverTLS,
+    is_surely_truncation,
     is_truncation,
+    truncation,
     wrap_socket,
 )
 from ._wait import READ, WRITE, wait, wait_in_time
@@ -52,6 +55,10 @@ _BULK = RECORD_SIZE
 
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
 
+# How a read begins: the kernel waits; it tries, and waits where that would block; it waits, since
+# the last one had to. Blocking is the socket's mode as well, and is left once and for good.
+_BLOCKING, _TRY, _POLL = range(3)
+
 
 class NetworkStream(NetworkStreamInterface):
     """A stream of bytes over a connected socket, which it owns from then on.
@@ -71,10 +78,10 @@ class NetworkStream(NetworkStreamInterface):
     """
 
     __slots__ = (
-        "_blocking",
         "_client_addr",
         "_closed",
-        "_poll_first",
+        "_end",
+        "_mode",
         "_server_addr",
         "_sock",
         "_suppress_ragged_eofs",
@@ -88,13 +95,13 @@ class NetworkStream(NetworkStreamInterface):
         self._sock = sock
         self._tls: TLSLayer | None = None  # the innermost one; without it the socket serves
         self._suppress_ragged_eofs = suppress_ragged_eofs
-        self._poll_first = False  # whether the last read had to wait
+        self._end: bytes | OSError | None = None  # what reads say, once they have come to it
         if isinstance(sock, ssl.SSLSocket):
             sock.settimeout(0.0)
             self._tls = TLSOverSocket(sock)
         elif sock.gettimeout():
             sock.settimeout(None)
-        self._blocking = sock.gettimeout() is None
+        self._mode = _BLOCKING if sock.gettimeout() is None else _TRY
         self._closed = False
 
     def read(self, max_bytes: int | None = None) -> bytes:
@@ -113,35 +120,65 @@ class NetworkStream(NetworkStreamInterface):
         size = _READ_SIZE if max_bytes is None else _check_max_bytes(max_bytes)
         source = self._tls or self._sock
         try:
-            if remaining() is not None and self._blocking:
+            if remaining() is not None and self._mode == _BLOCKING:
                 self._make_nonblocking()
-            if self._poll_first:
+            if self._mode == _POLL:
                 data = self._read_polling_first(size)
             else:
                 try:
                     data = source.recv(size)
                 except _WOULD_BLOCK as want:
-                    self._poll_first = True
+                    self._mode = _POLL
                     self._wait(_wanted(want, READ))
                     data = self._retry(source.recv, READ, size)
         except OSError as exc:
-            if is_truncation(exc) and not self._closed:
-                if self._suppress_ragged_eofs:
-                    return b""
-                exc = _truncated()
-            raise self._explained(exc, "read from") from None
-        if not data and self._closed:  # which is how close() in another thread looks from here
-            raise self._explained(_closed(), "read from")
+            data = self._read_failed(exc)
+        if not data or self._closed:
+            return self._at_end()
         return data
 
     def _read_polling_first(self, size: int) -> bytes:
         """Read where the last read had to wait: asking first costs less than trying in vain."""
         tls = self._tls
-        if tls is None or not tls.pending():
+        if tls is None:
+            self._wait(READ)
+        elif self._end is not None:  # known to the layer only: there may be nothing to wait for
+            return b""
+        elif not tls.pending():
             self._wait(READ)
         data = self._retry((tls or self._sock).recv, READ, size)
-        self._poll_first = len(data) < _BULK
+        if len(data) >= _BULK:
+            self._mode = _TRY
         return data
+
+    def _read_failed(self, exc: OSError) -> bytes:
+        """Raise what *exc* comes to, unless it is an end and the caller takes it for one."""
+        if not self._closed and not _is_deadline(exc):
+            if is_truncation(exc):
+                if not is_surely_truncation(exc) and _is_gone(self._sock):
+                    exc = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+                elif self._suppress_ragged_eofs:
+                    return b""
+                else:
+                    exc = _truncated()
+            self._end = exc = self._explained(exc, "read from")
+            self._at_end()
+        raise self._explained(exc, "read from") from None
+
+    def _at_end(self) -> bytes:
+        """Say what the first read at the end of the stream said: ``b""``, or why it is no end.
+
+        The kernel, and OpenSSL, tell of a failure once, and then speak of an end.
+        """
+        if self._closed:  # by another thread; data, if any, may come from whom its number went to
+            raise self._explained(_closed(), "read from")
+        if self._tls is not None:
+            self._mode = _POLL
+        if self._end is None:
+            self._end = b""
+        if isinstance(self._end, OSError):
+            raise _copied(self._end) from None
+        return self._end
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*, or raise an error that says how far it got.
@@ -165,7 +202,7 @@ class NetworkStream(NetworkStreamInterface):
         send: Callable[[Any], int]
         sent = 0
         try:
-            if remaining() is not None and self._blocking:
+            if remaining() is not None and self._mode == _BLOCKING:
                 self._make_nonblocking()
             if not size:
                 self._check_open()
@@ -186,9 +223,15 @@ class NetworkStream(NetworkStreamInterface):
                 while sent < size:
                     remaining()  # a peer that takes a byte at a time may always have room for it
                     sent += self._retry(send, WRITE, view[sent : sent + limit])
+            if self._closed:  # by another thread; who knows to whom the number of the socket went
+                raise _closed()
         except OSError as exc:
             error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
             error.characters_written = sent  # type: ignore[attr-defined]
+            if tls is None and not _is_deadline(exc) and exc.errno != errno.EPIPE:
+                # The connection is lost, and reads that come to its end must not take it for one.
+                # (EPIPE is what Linux says where the peer had ended the stream before.)
+                self._end = self._end or _copied(error)
             raise error from None
         if tls is not None:
             tls.broken = False
@@ -219,7 +262,7 @@ class NetworkStream(NetworkStreamInterface):
             self._check_open()
             self._check_intact()
             self._client_addr = self.get_extra_info("client_addr")  # wrap_socket takes the socket
-            if self._blocking:
+            if self._mode == _BLOCKING:
                 self._make_nonblocking()
             if self._tls is None:
                 self._sock = wrap_socket(self._sock, context, name)
@@ -254,7 +297,7 @@ class NetworkStream(NetworkStreamInterface):
         if key == "server_addr":
             return self._server_addr
         if key == "client_addr":
-            return self._client_addr or _own_address(self._sock)
+            return _own_address(self._sock) if self._client_addr is None else self._client_addr
         if key == "socket":
             return self._sock
         if key == "ssl_object":
@@ -264,12 +307,14 @@ class NetworkStream(NetworkStreamInterface):
         return None
 
     def _is_readable(self) -> bool:
+        if self._closed or self._end is not None:
+            return True
         tls = self._tls
         try:
             has_come = (tls is not None and tls.pending()) or wait((self._fileno(),), READ, 0.0)
             return bool(has_come) and (tls is None or tls.is_readable())
         except OSError:
-            return True  # closed: a read would raise at once
+            return True  # closed this moment: a read would raise at once
 
     def close(self) -> None:
         """End the stream and close its socket. Never raises; closing twice is closing once.
@@ -278,6 +323,9 @@ class NetworkStream(NetworkStreamInterface):
         set SO_LINGER. On TLS the peer is sent close_notify if that can be done at once; its own is
         not awaited. A thread that is blocked in ``read`` or ``write`` wakes with the error of a
         closed stream.
+
+        In a forked child it ends the connection for the parent, too. To let it go on there, do not
+        close the stream, but forget it.
 
         The kernel goes on delivering what was written, unless the peer has sent something that was
         not read: then TCP resets the connection (RFC 1122, section 4.2.2.13).
@@ -329,7 +377,7 @@ class NetworkStream(NetworkStreamInterface):
 
     def _make_nonblocking(self) -> None:
         self._sock.settimeout(0.0)
-        self._blocking = False
+        self._mode = _TRY
 
     def _retry(self, call: Callable[..., _Result], event: int, *args: Any) -> _Result:
         """Make *call* as often as it takes, and wait in between; for *event* if it is plain."""
@@ -362,8 +410,7 @@ class NetworkStream(NetworkStreamInterface):
         """*exc*, its text saying what was being done, to whom, how far it got, and the cause."""
         if self._closed:
             exc = _closed()
-        timed_out = isinstance(exc, TimeoutError) and exc.errno is None  # else: the kernel's own
-        verb = "timed out" if timed_out else "failed"
+        verb = "timed out" if _is_deadline(exc) else "failed"
         peer = printed(self._server_addr) or "an unnamed peer"
         cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
         text = f"{doing} {peer} {verb}{progress}: {cause}"
@@ -377,11 +424,31 @@ def _closed() -> OSError:
 
 
 def _truncated() -> ssl.SSLEOFError:
-    return ssl.SSLEOFError(
-        ssl.SSL_ERROR_EOF,
+    return truncation(
         "the stream ended without close_notify, so it may have been truncated "
         "(suppress_ragged_eofs=True takes this for its end)",
     )
+
+
+def _is_deadline(exc: OSError) -> bool:
+    """Whether *exc* is the TimeoutError of a deadline, and not the kernel's ETIMEDOUT."""
+    return isinstance(exc, TimeoutError) and exc.errno is None
+
+
+def _copied(exc: OSError) -> OSError:
+    """*exc* to be raised again: raising writes into an exception, and keeps what it meets."""
+    copy = type(exc)(*exc.args)
+    copy.__dict__.update(exc.__dict__)
+    return copy
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    """Whether *sock* is not even connected any more: then it was a reset and no end."""
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 def _wanted(want: OSError, event: int) -> int:

@@ -227,9 +227,7 @@ class TLSOverTLS(TLSLayer):
                 remaining()  # a peer that always has one more record must not outlast it
                 data = self._below.recv(RECORD_SIZE)
                 if not data:  # the end of the layer below is no end of this one
-                    raise ssl.SSLEOFError(
-                        ssl.SSL_ERROR_EOF, "EOF occurred in violation of protocol"
-                    ) from None
+                    raise truncation("EOF occurred in violation of protocol") from None
                 self._incoming.write(data)
 
     def _flush(self) -> None:
@@ -249,12 +247,27 @@ def _closed(*args: object) -> NoReturn:
     raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
 
+_TRUNCATION = "UNEXPECTED_EOF_WHILE_READING"  # OpenSSL's name for it, since 3.0
+
+
+def truncation(text: str) -> ssl.SSLEOFError:
+    """The error of a stream that ended without the peer's close_notify."""
+    exc = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, text)
+    exc.reason = _TRUNCATION
+    return exc
+
+
 def is_truncation(exc: OSError) -> bool:
-    """Whether *exc* says that the stream ended without the peer's close_notify."""
-    # The releases with the option raise a plain SSLError when it is off.
-    return isinstance(exc, ssl.SSLEOFError) or (
-        isinstance(exc, ssl.SSLError) and exc.reason == "UNEXPECTED_EOF_WHILE_READING"
-    )
+    """Whether *exc* says that the stream ended without close_notify.
+
+    Before 3.11.9 and 3.12.3, ``ssl`` raises SSLEOFError for a reset as well.
+    """
+    return isinstance(exc, ssl.SSLEOFError) or is_surely_truncation(exc)
+
+
+def is_surely_truncation(exc: OSError) -> bool:
+    """Whether OpenSSL says so. Where it is told not to hide it, ``ssl`` may call it SSLError."""
+    return getattr(exc, "reason", None) == _TRUNCATION
 
 
 _HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -270,6 +283,7 @@ def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.
     second, which is filled before the option is cleared, tells a context that never had it from
     one that another thread is busy with here; only the latter take turns.
     """
+    sock.getpeername()  # ENOTCONN after a reset, where ssl would leave out the handshake, or leak
     wrapped: ssl.SSLSocket | None = None
     hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
     try:
@@ -295,8 +309,7 @@ def _wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> Any
     return context.wrap_socket(
         sock,
         server_hostname=hostname,
-        # A handshake in here would wait, and under truststore hold the context's lock meanwhile;
-        # and on a connection that has been reset it would be left out without a word.
+        # A handshake in here would wait, and under truststore hold the context's lock meanwhile.
         do_handshake_on_connect=False,
         suppress_ragged_eofs=False,
     )
