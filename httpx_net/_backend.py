@@ -83,12 +83,8 @@ class NetworkBackend(NetworkBackendInterface):
         addresses = self._usable(self.getaddrinfo(name, port), where)
         opened: set[socket.socket] = set()
         try:
-            sock = _race.connect(where, addresses, self._opener(opened), self._happy_eyeballs_delay)
-            try:
-                return NetworkStream(sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
-            except ValueError:  # it is connected no more
-                text = f"connect to {where} failed: {os.strerror(errno.ECONNRESET)}"
-                raise ConnectionResetError(errno.ECONNRESET, text) from None
+            delay = self._happy_eyeballs_delay
+            return self._stream(_race.connect(where, addresses, self._opener(opened), delay), where)
         except BaseException:  # an interrupt among them: nothing stays open
             for sock in opened:
                 sock.close()
@@ -132,6 +128,13 @@ class NetworkBackend(NetworkBackendInterface):
                 + ("" if self._local_address is None else f" (from {self._local_address})")
             )
         return list(usable)
+
+    def _stream(self, sock: socket.socket, where: str) -> NetworkStream:
+        try:
+            return NetworkStream(sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
+        except ValueError:  # it was connected, and has been reset since
+            text = f"connect to {where} failed: {os.strerror(errno.ECONNRESET)}"
+            raise ConnectionResetError(errno.ECONNRESET, text) from None
 
     def _reaches(self, address: Address) -> bool:
         return self._local_address is None or self._local_address.family == address.family

@@ -157,7 +157,7 @@ class timeout:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._expired = _clock() >= self._expiry
+            self._expired = self._expired or _clock() >= self._expiry
         finally:
             self._expiry = _NEVER
             try:
