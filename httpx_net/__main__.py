@@ -212,6 +212,8 @@ def _run(options: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     target = Target.of(url)
     data = target.request() if options.send is None else _contents(options.send)
     context = _tls_context(options) if target.tls else None
+    if sys.stdout is None:
+        raise Failure("standard output is closed")
     screen = Output(sys.stdout.buffer, "standard output")
     transcript = Transcript(screen, sys.stdout.encoding)
     show: Show = transcript.show
@@ -406,6 +408,7 @@ if __name__ == "__main__":
         status = main()
     except KeyboardInterrupt:
         _die_by(signal.SIGINT)
+        status = 130
     except OutputClosed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for its flush at exit
         if hasattr(signal, "SIGPIPE"):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     _Stream = TypeVar("_Stream", bound="NetworkStreamInterface")
+else:
+    Any = _Stream = object  # for who evaluates annotations
 
 
 class NetworkStreamInterface(abc.ABC):

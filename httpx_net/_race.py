@@ -79,7 +79,7 @@ class Schedule:
         self._next_start = -math.inf  # when the next one is due
 
     def start(self, now: float) -> Any:
-        """The candidate to start *now*, or None: ask until it is."""
+        """The candidate to start *now*, or None if it is not time for one yet."""
         if self.wait(now) > 0:
             return None
         self._in_flight += 1
@@ -250,10 +250,10 @@ def _checked(sock: socket.socket) -> socket.socket:
     his own, and TCP then connects the socket to itself (RFC 9293, section 3.5, figure 8).
     """
     try:
-        peer = sock.getpeername()
+        met_itself = sock.getpeername() == sock.getsockname()
     except OSError:  # it was reset the moment it was connected
         raise _os_error(errno.ECONNRESET) from None
-    if peer == sock.getsockname():
+    if met_itself:
         raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
     return sock
 

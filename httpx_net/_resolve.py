@@ -26,8 +26,10 @@ TYPE_CHECKING = False  # importing typing would take as long as all of this pack
 if TYPE_CHECKING:
     from queue import SimpleQueue
     from typing import Any
+else:
+    Any = object  # for who evaluates annotations
 
-    AddressInfo = list[tuple[Any, ...]]  # what socket.getaddrinfo returns
+AddressInfo = list[tuple[Any, ...]]  # what socket.getaddrinfo returns
 
 _IDLE = 1.0  # seconds that a thread without work waits for more
 

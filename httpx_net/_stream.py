@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     _Result = TypeVar("_Result")
+else:
+    Any = object  # for who evaluates annotations
 
 # What recv() has to allocate before it knows how much has come. Larger is no faster, and from
 # 256 KiB up each small read pays for it.
@@ -55,6 +57,10 @@ _BULK = RECORD_SIZE
 
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
 
+# What a failed write says where the connection was cut. EPIPE is not among them: Linux says that
+# where the peer had ended the stream in order, and where the cut has been told before.
+_LOST = (errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT)
+
 # How a read begins: the kernel waits; it tries, and waits where that would block; it waits, since
 # the last one had to. Blocking is the socket's mode as well, and is left once and for good.
 _BLOCKING, _TRY, _POLL = range(3)
@@ -64,7 +70,8 @@ class NetworkStream(NetworkStreamInterface):
     """A stream of bytes over a connected socket, which it owns from then on.
 
     *sock* is any connected stream socket: TCP, a Unix socket, one end of a ``socketpair()``, an
-    ``ssl.SSLSocket``. Its timeout is lifted; from now on the stream decides how the socket waits.
+    ``ssl.SSLSocket`` (of which 3.10.0 to 3.10.10 and 3.11.0 to 3.11.2 hide truncation for good).
+    Its timeout is lifted; from now on the stream decides how the socket waits.
 
     With *suppress_ragged_eofs*, ``read`` on TLS takes an end without the peer's close_notify for
     the end of the stream. Ask for it where the messages say how long they are.
@@ -226,12 +233,11 @@ class NetworkStream(NetworkStreamInterface):
             if self._closed:  # by another thread; who knows to whom the number of the socket went
                 raise _closed()
         except OSError as exc:
+            if tls is None and exc.errno in _LOST:
+                # Reads that come to where the connection was lost must not take it for an end.
+                self._end = self._end or self._explained(_copied(exc), "read from")
             error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
             error.characters_written = sent  # type: ignore[attr-defined]
-            if tls is None and not _is_deadline(exc) and exc.errno != errno.EPIPE:
-                # The connection is lost, and reads that come to its end must not take it for one.
-                # (EPIPE is what Linux says where the peer had ended the stream before.)
-                self._end = self._end or _copied(error)
             raise error from None
         if tls is not None:
             tls.broken = False
@@ -269,7 +275,8 @@ class NetworkStream(NetworkStreamInterface):
                 self._tls = TLSOverSocket(self._sock)
             else:
                 self._tls = TLSOverTLS(self._tls, context, name)
-            self._retry(self._tls.do_handshake, READ)
+            self._retry(self._tls.handshake, READ)
+            self._check_open()  # or another thread has closed what wrap_socket detached from it
         except OSError as exc:
             error = self._explained(exc, doing)
             self._abandon()
@@ -396,6 +403,8 @@ class NetworkStream(NetworkStreamInterface):
         """The descriptor, of a stream that is open: close() tells before it takes it away."""
         fd = self._sock.fileno()
         self._check_open()
+        if fd < 0:
+            raise OSError(errno.EBADF, "the socket was closed behind the stream's back")
         return fd
 
     def _check_intact(self) -> None:

@@ -72,7 +72,7 @@ class TLSLayer(abc.ABC):
             return self._read(size)
         except ssl.SSLError:
             raise
-        except ValueError:  # an SSLSocket that another thread has closed this moment
+        except (ValueError, AttributeError):  # an SSLSocket that another thread has just closed
             _closed()
         finally:
             self._in_use = False
@@ -84,14 +84,21 @@ class TLSLayer(abc.ABC):
             return self._write(data)
         except ssl.SSLError:
             raise
-        except ValueError:
+        except (ValueError, AttributeError):
             _closed()
         finally:
             self._in_use = False
 
-    @abc.abstractmethod
-    def do_handshake(self) -> None:
+    def handshake(self) -> None:
         """Take the handshake as far as it goes at once; to return means that it is complete."""
+        self._in_use = True
+        try:
+            self._do_handshake()
+        finally:
+            self._in_use = False
+
+    @abc.abstractmethod
+    def _do_handshake(self) -> None: ...
 
     @abc.abstractmethod
     def close_notify(self) -> None:
@@ -150,7 +157,7 @@ class TLSOverSocket(TLSLayer):
         self._sock = sock
         super().__init__(sock, sock.read, sock.write)
 
-    def do_handshake(self) -> None:
+    def _do_handshake(self) -> None:
         self._sock.do_handshake()
 
     def close_notify(self) -> None:
@@ -176,7 +183,7 @@ class TLSOverTLS(TLSLayer):
         )
         super().__init__(self._object, self._unseal, self._seal)
 
-    def do_handshake(self) -> None:
+    def _do_handshake(self) -> None:
         try:
             self._run(self._object.do_handshake)
         except WANTS:
@@ -188,11 +195,8 @@ class TLSOverTLS(TLSLayer):
 
     def _unseal(self, size: int) -> bytes:
         self._flush_what_goes()
-        try:
-            data: bytes = self._run(self._object.read, size)
-            return data
-        except ssl.SSLZeroReturnError:
-            return b""
+        data: bytes = self._run(self._object.read, size)
+        return data
 
     def _seal(self, data: bytes | bytearray | memoryview) -> int:
         if not self._sealed:  # else: called again for the same data, which must not go out twice

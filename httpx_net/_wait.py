@@ -3,7 +3,8 @@
 ``poll`` rather than ``select``, which can't watch descriptors from 1,024 up; and rather than
 ``epoll`` or ``kqueue``, which cost a descriptor and two system calls to watch a socket once.
 Windows has no ``poll``, and gevent and eventlet take it away, so its presence is looked up each
-time. ``select`` does well there: Windows limits the number of sockets, not of descriptors.
+time. ``select`` does well there: Windows limits the number of sockets, not their descriptors,
+and the two libraries bring a ``select`` of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _LONGEST_WAIT = 86_400.0  # seconds
 
 
 def next_wait() -> float:
-    """Return for how many seconds to wait before asking again: to the deadline, or for a day.
+    """Return the seconds to wait before asking again: to the deadline, a day at most.
 
     Raises:
         TimeoutError: the nearest deadline has passed.
