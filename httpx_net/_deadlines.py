@@ -65,13 +65,17 @@ def remaining() -> float | None:
         TimeoutError: the nearest deadline has passed. The text names its duration, as in
             ``timeout(3.0) expired``; ``errno`` is None.
     """
-    nearest = _nearest()
-    if nearest is None:
-        return None
-    left = nearest._expiry - _clock()
-    if left <= 0.0:
-        raise TimeoutError(f"{nearest!r} expired")
-    return left if left < _NEVER else remaining()  # infinite: another thread has just lifted it
+    for innermost in _thread.blocks:
+        nearest = innermost._nearest
+        if nearest is None:
+            return None
+        left = nearest._expiry - _clock()
+        if left <= 0.0:
+            raise TimeoutError(f"{nearest!r} expired")
+        if left < _NEVER:
+            return left
+        return None if _nearest() is None else remaining()  # lifted since it was remembered
+    return None
 
 
 def _nearest() -> timeout | None:

@@ -124,14 +124,19 @@ class NetworkStream(NetworkStreamInterface):
             OSError: with ``errno.EBADF``, the stream is closed.
             ValueError, TypeError: *max_bytes* is below 1, or no int.
         """
-        size = _READ_SIZE if max_bytes is None else _check_max_bytes(max_bytes)
-        source = self._tls or self._sock
+        if max_bytes is None:
+            size = _READ_SIZE
+        elif type(max_bytes) is int and 0 < max_bytes <= _LONGEST_READ:
+            size = max_bytes  # as nearly always, and then the call would cost a tenth of the read
+        else:
+            size = _check_max_bytes(max_bytes)
         try:
-            if remaining() is not None and self._mode == _BLOCKING:
-                self._make_nonblocking()
             if self._mode == _POLL:
                 data = self._read_polling_first(size)
             else:
+                if remaining() is not None and self._mode == _BLOCKING:
+                    self._make_nonblocking()
+                source = self._tls or self._sock
                 try:
                     data = source.recv(size)
                 except _WOULD_BLOCK as want:
@@ -147,12 +152,12 @@ class NetworkStream(NetworkStreamInterface):
     def _read_polling_first(self, size: int) -> bytes:
         """Read where the last read had to wait: asking first costs less than trying in vain."""
         tls = self._tls
-        if tls is None:
+        if tls is None or (self._end is None and not tls.pending()):
             self._wait(READ)
-        elif self._end is not None:  # known to the layer only: there may be nothing to wait for
-            return b""
-        elif not tls.pending():
-            self._wait(READ)
+        else:
+            remaining()
+            if self._end is not None:  # known to the layer only: there may be nothing to wait for
+                return b""
         data = self._retry((tls or self._sock).recv, READ, size)
         if len(data) >= _BULK:
             self._mode = _TRY

@@ -16,7 +16,8 @@ from collections.abc import Collection
 
 from ._deadlines import remaining
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+# What to wait for, as poll has it.
+READ, WRITE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 
 # Wait in slices of at most a day and look at the deadline again: poll(2) takes its milliseconds
 # as a C int and goes no further than 24.8 days, and CPython's settimeout() silently wraps there.
@@ -42,16 +43,16 @@ def wait(fds: Collection[int], event: int, seconds: float) -> list[int]:
     if not hasattr(select, "poll"):
         return _select(fds, event, seconds)
     poller = select.poll()
-    mask = select.POLLIN if event == READ else select.POLLOUT
     for fd in fds:
-        poller.register(fd, mask)
+        poller.register(fd, event)
     return [fd for fd, _ in poller.poll(math.ceil(seconds * 1000))]
 
 
 def _select(fds: Collection[int], event: int, seconds: float) -> list[int]:
+    selected = selectors.EVENT_READ if event == READ else selectors.EVENT_WRITE
     with selectors.SelectSelector() as selector:  # on Windows it reports failed connects, too
         for fd in fds:
-            selector.register(fd, event)
+            selector.register(fd, selected)
         return [key.fd for key, _ in selector.select(seconds)]
 
 
@@ -61,5 +62,11 @@ def wait_in_time(fd: int, event: int) -> None:
     Raises:
         TimeoutError: the deadline has passed.
     """
-    while not wait((fd,), event, next_wait()):
+    if not hasattr(select, "poll"):
+        while not _select((fd,), event, next_wait()):
+            pass
+        return
+    poller = select.poll()  # as wait() does it, but for one, which most reads come to
+    poller.register(fd, event)
+    while not poller.poll(math.ceil(next_wait() * 1000)):
         pass
