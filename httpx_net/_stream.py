@@ -173,7 +173,8 @@ class NetworkStream(NetworkStreamInterface):
                     return b""
                 else:
                     exc = _truncated()
-            self._end = exc = self._explained(exc, "read from")
+            # Without its traceback, whose frames would keep the stream alive.
+            self._end = self._explained(exc.with_traceback(None), "read from")
             self._at_end()
         raise self._explained(exc, "read from") from None
 

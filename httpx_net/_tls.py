@@ -93,6 +93,8 @@ class TLSLayer(abc.ABC):
         """Take the handshake as far as it goes at once; to return means that it is complete."""
         self._in_use = True
         try:
+            if self._read is _closed:
+                _closed()
             self._do_handshake()
         finally:
             self._in_use = False
