@@ -64,7 +64,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
-    """In place of ``socket.getaddrinfo``; see ``dialing.Resolver``. It hangs no longer than a test."""
+    """In place of ``socket.getaddrinfo``, for this test; see ``dialing.Resolver``."""
     resolver = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     yield resolver

@@ -329,7 +329,7 @@ class Peers:
                     head += client.recv(1)
                 assert head.startswith(b"CONNECT "), head
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                _splice(client, server)
+                splice(client, server)
 
         return self.serve(proxy)
 
@@ -413,15 +413,16 @@ def _address(sock: socket.socket) -> Address:
     return ip, port
 
 
-def _splice(client: ssl.SSLSocket, server: socket.socket) -> None:
+def splice(client: Any, server: socket.socket) -> None:
     """Carry bytes both ways until one side ends."""
+    pending = getattr(client, "pending", int)  # nothing of the kind on a plain socket
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ)
         selector.register(server, selectors.EVENT_READ)
         while True:
             # Bytes that are decrypted already wait in the SSLSocket, where no selector sees them.
-            ready = {key.fileobj for key, _ in selector.select(0 if client.pending() else HANG)}
-            if client in ready or client.pending():
+            ready = {key.fileobj for key, _ in selector.select(0 if pending() else HANG)}
+            if client in ready or pending():
                 data = client.recv(65536)
                 if not data:
                     return
@@ -431,5 +432,8 @@ def _splice(client: ssl.SSLSocket, server: socket.socket) -> None:
                 if not data:
                     break
                 client.sendall(data)
-    send_close_notify(client)
+    if isinstance(client, ssl.SSLSocket):
+        send_close_notify(client)
+    else:
+        client.shutdown(socket.SHUT_WR)
     silent(client)  # closing over unread bytes would be a reset, and destroy what is on its way

@@ -1,0 +1,250 @@
+"""The places that the documentation talks to: ``www.example.com`` and its neighbours, on loopback.
+
+Samples are run as printed, so they name real-looking hosts, addresses and ports. An ``Internet``
+stands between them and the system: names resolve to the addresses of ``HOSTS``; whoever connects
+to one of these reaches a peer on loopback, made for this one connection; and ``getpeername`` gives
+the documented address back, so that what a sample prints can be compared to the letter. Nothing
+gets out: there is no way to anywhere else.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from peers import (
+    CERTIFICATES,
+    HANG,
+    Address,
+    Handler,
+    Peers,
+    client_may_leave,
+    reset,
+    send_close_notify,
+    server_context,
+    silent,
+    wrap_server,
+)
+
+HOSTS = {
+    "www.example.com": ["93.184.216.34"],
+    "example.com": ["93.184.216.34"],
+    "drip.example.com": ["203.0.113.8"],
+    "silent.example.com": ["203.0.113.9"],
+    "closed.example.com": ["203.0.113.10"],
+    "dead.example.com": ["203.0.113.11"],
+    "half-dead.example.com": ["203.0.113.11", "93.184.216.34"],
+    "mixed.example.com": ["203.0.113.10", "203.0.113.11"],
+    "reset.example.com": ["203.0.113.12"],
+    "cut.example.com": ["203.0.113.13"],
+    "proxy.example.com": ["203.0.113.14"],
+    "members.example.com": ["203.0.113.15"],
+    "wrong-name.example.com": ["203.0.113.16"],
+    "expired.example.com": ["203.0.113.17"],
+    "self-signed.example.com": ["203.0.113.18"],
+    "full.example.com": ["203.0.113.19"],
+    "intranet.example.com": ["10.0.0.5"],
+    "slow-dns.example.com": [],  # never answers
+}
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 14\r\nConnection: close\r\n\r\nHello, world!\n"
+)
+
+
+class Internet:
+    """All of it, for one test. ``close`` lets look-ups that hang come to their end."""
+
+    def __init__(self, peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._peers = peers
+        self._documented: dict[Address, Address] = {}  # by the address of the peer
+        self._over = threading.Event()
+        self._context = server_context("server")
+        www, closed, dead = "93.184.216.34", "203.0.113.10", "203.0.113.11"
+        self._routes: dict[Any, Callable[[], Any]] = {
+            (www, 80): self.to(web),
+            (www, 443): self.to_tls(web),
+            ("203.0.113.8", 80): self.to(drip),
+            ("203.0.113.9", 80): self.to(silent),
+            ("203.0.113.9", 443): self.to(silent),
+            **{(closed, port): peers.closed_port for port in (80, 443)},
+            **{(dead, port): peers.black_hole for port in (80, 443)},
+            ("203.0.113.12", 80): self.to(reset),
+            ("203.0.113.13", 443): self.to_tls(cut_off),
+            ("203.0.113.14", 443): lambda: peers.serve_proxy(self._route((www, 443))),
+            ("203.0.113.14", 1080): self.to(self.socks_proxy),
+            ("203.0.113.14", 3128): self.to(self.http_proxy),
+            ("203.0.113.15", 443): self.to_tls(web, client_ca="ca"),
+            ("203.0.113.16", 443): self.to_a_bad("wrong-name"),
+            ("203.0.113.17", 443): self.to_a_bad("expired"),
+            ("203.0.113.18", 443): self.to_a_bad("self-signed"),
+            ("203.0.113.19", 80): self.to(self.full),
+            ("203.0.113.19", 443): self.to_tls(self.full),
+            "/run/app.sock": lambda: peers.serve_unix(web),
+        }
+        self._patch(monkeypatch)
+        # What makes the system's authorities, and so create_default_context(), trust the tests'.
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
+
+    def close(self) -> None:
+        self._over.set()
+
+    def to(self, handler: Handler) -> Callable[[], Address]:
+        return lambda: self._peers.serve(handler)
+
+    def to_tls(self, handler: Handler, client_ca: str | None = None) -> Callable[[], Address]:
+        # One context for all who ask for nothing special, so that sessions can be resumed.
+        context = server_context("server", client_ca=client_ca) if client_ca else self._context
+
+        def secured(conn: socket.socket) -> None:
+            try:
+                with client_may_leave(), wrap_server(context, conn) as tls:
+                    handler(tls)
+            except ssl.SSLError as error:
+                if error.reason != "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+                    raise
+
+        return self.to(secured)
+
+    def to_a_bad(self, certificate: str) -> Callable[[], Address]:
+        return lambda: self._peers.serve_tls(certificate=certificate, refused=True)
+
+    def full(self, conn: socket.socket) -> None:
+        """Read nothing, so that soon no more can be written."""
+        self._over.wait(HANG)
+
+    def http_proxy(self, conn: socket.socket) -> None:
+        """Do what CONNECT asks for, unless it is for port 25."""
+        with client_may_leave():
+            host, _, port = head(conn).split()[1].decode().rpartition(":")
+            if port == "25":
+                conn.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                return
+            with self._open(host, int(port)) as server:
+                conn.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                relay(conn, server)
+
+    def socks_proxy(self, conn: socket.socket) -> None:
+        """RFC 1928: no authentication, CONNECT to a name."""
+        with client_may_leave():
+            assert conn.recv(3) == b"\x05\x01\x00"
+            conn.sendall(b"\x05\x00")
+            *start, length = conn.recv(5)
+            assert start == [5, 1, 0, 3]
+            host = conn.recv(length).decode()
+            (port,) = struct.unpack("!H", conn.recv(2))
+            if host not in HOSTS:
+                conn.sendall(b"\x05\x04\x00\x01" + bytes(6))
+                return
+            with self._open(host, port) as server:
+                conn.sendall(b"\x05\x00\x00\x01" + bytes(6))
+                relay(conn, server)
+
+    def _open(self, host: str, port: int) -> socket.socket:
+        return socket.create_connection(self._route((HOSTS[host][0], port)), timeout=HANG)
+
+    def _route(self, address: Any) -> Any:
+        """The address on loopback to which *address* leads."""
+        if not isinstance(address, str):
+            address = tuple(address[:2])
+            if address[0] == "127.0.0.1":
+                return address
+        assert address in self._routes, f"no way to {address}"
+        peer = self._routes[address]()
+        self._documented[peer] = address
+        return peer
+
+    def _patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        getaddrinfo, getpeername = socket.getaddrinfo, socket.socket.getpeername
+        connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+        def patched_getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+            name = host.decode() if isinstance(host, bytes) else host
+            if kwargs.get("flags", 0) & socket.AI_NUMERICHOST or name not in HOSTS:
+                if name.endswith(".example.com") and not kwargs.get("flags"):
+                    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+                return getaddrinfo(host, port, *args, **kwargs)
+            if not HOSTS[name]:
+                self._over.wait(HANG)
+            found = [getaddrinfo(ip, port, type=socket.SOCK_STREAM) for ip in HOSTS[name]]
+            return [info for infos in found for info in infos]
+
+        def patched_getpeername(sock: socket.socket) -> Any:
+            address = getpeername(sock)
+            return self._documented.get(address, address)
+
+        monkeypatch.setattr(socket, "getaddrinfo", patched_getaddrinfo)
+        monkeypatch.setattr(socket.socket, "getpeername", patched_getpeername)
+        monkeypatch.setattr(
+            socket.socket, "connect", lambda sock, where: connect(sock, self._route(where))
+        )
+        monkeypatch.setattr(
+            socket.socket, "connect_ex", lambda sock, where: connect_ex(sock, self._route(where))
+        )
+
+
+def head(conn: socket.socket) -> bytes:
+    """What a client says up to the first empty line; b"" if it leaves before."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        byte = conn.recv(1)
+        if not byte:
+            return b""
+        data += byte
+    return data
+
+
+def web(conn: socket.socket) -> None:
+    """Answer one request, and end the stream as one should."""
+    with client_may_leave():
+        if head(conn):
+            conn.sendall(ANSWER)
+        if isinstance(conn, ssl.SSLSocket):
+            send_close_notify(conn)
+        else:
+            with suppress(OSError):  # the client may be gone
+                conn.shutdown(socket.SHUT_WR)
+        silent(conn)
+
+
+def drip(conn: socket.socket) -> None:
+    """Answer one request with a byte every fifth of a second."""
+    with client_may_leave():
+        head(conn)
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
+        for byte in b"dripping":
+            time.sleep(0.2)
+            conn.sendall(bytes([byte]))
+
+
+def cut_off(conn: ssl.SSLSocket) -> None:
+    """Answer, and end the connection in the middle, without a close_notify."""
+    with client_may_leave():
+        head(conn)
+        conn.sendall(b"HTTP/1.0 200 OK\r\n\r\nPay 100 to Al")
+
+
+def relay(client: socket.socket, server: socket.socket) -> None:
+    """Carry bytes both ways until one side ends."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(client, selectors.EVENT_READ, server)
+        selector.register(server, selectors.EVENT_READ, client)
+        while True:
+            for key, _ in selector.select(HANG):
+                source: Any = key.fileobj
+                data = source.recv(65536)
+                if not data:
+                    with suppress(OSError):  # it may be gone as well
+                        key.data.shutdown(socket.SHUT_WR)
+                    return
+                key.data.sendall(data)
