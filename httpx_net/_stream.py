@@ -144,7 +144,9 @@ class NetworkStream(NetworkStreamInterface):
                     self._wait(_wanted(want, READ))
                     data = self._retry(source.recv, READ, size)
         except OSError as exc:
-            data = self._read_failed(exc)
+            if not self._may_be_end(exc):
+                raise self._read_error(exc) from None
+            data = b""
         if not data or self._closed:
             return self._at_end()
         return data
@@ -163,20 +165,39 @@ class NetworkStream(NetworkStreamInterface):
             self._mode = _TRY
         return data
 
-    def _read_failed(self, exc: OSError) -> bytes:
-        """Raise what *exc* comes to, unless it is an end and the caller takes it for one."""
-        if not self._closed and not _is_deadline(exc):
-            if is_truncation(exc):
-                if not is_surely_truncation(exc) and _is_gone(self._sock):
-                    exc = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-                elif self._suppress_ragged_eofs:
-                    return b""
-                else:
-                    exc = _truncated()
-            # Without its traceback, whose frames would keep the stream alive.
-            self._end = self._explained(exc.with_traceback(None), "read from")
-            self._at_end()
-        raise self._explained(exc, "read from") from None
+    def _may_be_end(self, exc: OSError) -> bool:
+        """Whether *exc* is a truncation, and the caller has asked to take that for an end."""
+        return self._suppress_ragged_eofs and is_truncation(exc) and not self._was_reset(exc)
+
+    def _was_reset(self, exc: OSError) -> bool:
+        """Whether *exc* looks like a truncation and is a reset, which ``ssl`` mixes up at times."""
+        return not is_surely_truncation(exc) and _is_gone(self._sock)
+
+    # The errors are made by methods that return them: one that raised its own would be in the
+    # traceback with the error among its variables, a cycle that keeps all the caller has alive.
+
+    def _read_error(self, exc: OSError) -> OSError:
+        if self._closed or _is_deadline(exc):
+            return self._explained(exc, "read from")
+        if is_truncation(exc):
+            exc = _reset() if self._was_reset(exc) else _truncated()
+        error = self._explained(exc.with_traceback(None), "read from")
+        self._remember(error)
+        return _copied(error)
+
+    def _write_error(self, exc: OSError, sent: int, size: int) -> OSError:
+        if self._tls is None and exc.errno in _LOST:
+            # Reads that come to where the connection was lost must not take it for an end.
+            self._end = self._end or self._explained(_copied(exc), "read from")
+        error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
+        error.characters_written = sent  # type: ignore[attr-defined]
+        return error
+
+    def _handshake_error(self, exc: OSError, name: str | None) -> OSError:
+        doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
+        error = self._explained(exc, doing)
+        self._abandon()
+        return error
 
     def _at_end(self) -> bytes:
         """Say what the first read at the end of the stream said: ``b""``, or why it is no end.
@@ -185,13 +206,16 @@ class NetworkStream(NetworkStreamInterface):
         """
         if self._closed:  # by another thread; data, if any, may come from whom its number went to
             raise self._explained(_closed(), "read from")
-        if self._tls is not None:
-            self._mode = _POLL
         if self._end is None:
-            self._end = b""
+            self._remember(b"")
         if isinstance(self._end, OSError):
             raise _copied(self._end) from None
-        return self._end
+        return b""
+
+    def _remember(self, end: bytes | OSError) -> None:
+        self._end = end
+        if self._tls is not None:  # of whose end the socket need not know
+            self._mode = _POLL
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*, or raise an error that says how far it got.
@@ -239,12 +263,7 @@ class NetworkStream(NetworkStreamInterface):
             if self._closed:  # by another thread; who knows to whom the number of the socket went
                 raise _closed()
         except OSError as exc:
-            if tls is None and exc.errno in _LOST:
-                # Reads that come to where the connection was lost must not take it for an end.
-                self._end = self._end or self._explained(_copied(exc), "read from")
-            error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
-            error.characters_written = sent  # type: ignore[attr-defined]
-            raise error from None
+            raise self._write_error(exc, sent, size) from None
         if tls is not None:
             tls.broken = False
 
@@ -268,7 +287,6 @@ class NetworkStream(NetworkStreamInterface):
             ValueError, TypeError: *hostname* or *context* is unusable. Nothing was sent.
         """
         name = _check_tls_arguments(context, hostname)
-        doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
         try:
             remaining()
             self._check_open()
@@ -284,9 +302,7 @@ class NetworkStream(NetworkStreamInterface):
             self._retry(self._tls.handshake, READ)
             self._check_open()  # or another thread has closed what wrap_socket detached from it
         except OSError as exc:
-            error = self._explained(exc, doing)
-            self._abandon()
-            raise error from None
+            raise self._handshake_error(exc, name) from None
         except BaseException:
             self._abandon()
             raise
@@ -436,6 +452,10 @@ class NetworkStream(NetworkStreamInterface):
 
 def _closed() -> OSError:
     return OSError(errno.EBADF, "the stream is closed")
+
+
+def _reset() -> OSError:
+    return OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
 
 def _truncated() -> ssl.SSLEOFError:
