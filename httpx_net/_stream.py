@@ -130,19 +130,20 @@ class NetworkStream(NetworkStreamInterface):
             size = max_bytes  # as nearly always, and then the call would cost a tenth of the read
         else:
             size = _check_max_bytes(max_bytes)
+        source = self._tls or self._sock
         try:
             if self._mode == _POLL:
-                data = self._read_polling_first(size)
-            else:
-                if remaining() is not None and self._mode == _BLOCKING:
-                    self._make_nonblocking()
-                source = self._tls or self._sock
-                try:
-                    data = source.recv(size)
-                except _WOULD_BLOCK as want:
-                    self._mode = _POLL
-                    self._wait(_wanted(want, READ))
-                    data = self._retry(source.recv, READ, size)
+                self._wait_first()
+            elif remaining() is not None and self._mode == _BLOCKING:
+                self._make_nonblocking()
+            try:
+                data = source.recv(size)
+            except _WOULD_BLOCK as want:
+                self._mode = _POLL
+                self._wait(_wanted(want, READ))
+                data = self._retry(source.recv, READ, size)
+            if self._mode == _POLL and len(data) >= _BULK:
+                self._mode = _TRY
         except OSError as exc:
             if not self._may_be_end(exc):
                 raise self._read_error(exc) from None
@@ -151,19 +152,12 @@ class NetworkStream(NetworkStreamInterface):
             return self._at_end()
         return data
 
-    def _read_polling_first(self, size: int) -> bytes:
-        """Read where the last read had to wait: asking first costs less than trying in vain."""
-        tls = self._tls
-        if tls is None or (self._end is None and not tls.pending()):
+    def _wait_first(self) -> None:
+        """Wait where the last read had to: asking first costs less than trying in vain."""
+        if self._tls is None or not self._tls.pending():
             self._wait(READ)
         else:
             remaining()
-            if self._end is not None:  # known to the layer only: there may be nothing to wait for
-                return b""
-        data = self._retry((tls or self._sock).recv, READ, size)
-        if len(data) >= _BULK:
-            self._mode = _TRY
-        return data
 
     def _may_be_end(self, exc: OSError) -> bool:
         """Whether *exc* is a truncation, and the caller has asked to take that for an end."""
@@ -214,8 +208,8 @@ class NetworkStream(NetworkStreamInterface):
 
     def _remember(self, end: bytes | OSError) -> None:
         self._end = end
-        if self._tls is not None:  # of whose end the socket need not know
-            self._mode = _POLL
+        if self._tls is not None:
+            self._tls.end()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*, or raise an error that says how far it got.
@@ -419,7 +413,8 @@ class NetworkStream(NetworkStreamInterface):
 
     def _wait(self, event: int) -> None:
         wait_in_time(self._fileno(), event)
-        self._check_open()
+        if self._closed:
+            raise _closed()
 
     def _fileno(self) -> int:
         """The descriptor, of a stream that is open: close() tells before it takes it away."""

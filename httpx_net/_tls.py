@@ -106,6 +106,14 @@ class TLSLayer(abc.ABC):
     def close_notify(self) -> None:
         """Tell the peer that no more will come, if that can be done at once. Never raises."""
 
+    def end(self) -> None:
+        """Receive nothing more: from now on ``recv`` says b"" at once.
+
+        OpenSSL may speak of something else after the first time, and the socket not at all.
+        """
+        self._ahead = b""
+        self._read = _nothing
+
     def close(self) -> None:
         """Send close_notify, and let nothing through from now on, least of all in clear.
 
@@ -247,6 +255,10 @@ class TLSOverTLS(TLSLayer):
             self._flush()
         except OSError:
             pass
+
+
+def _nothing(size: int) -> bytes:
+    return b""
 
 
 def _closed(*args: object) -> NoReturn:
