@@ -1,0 +1,165 @@
+"""What the tests of connecting share: names that lead where they are told to, and interruptions."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import httpx_net
+from peers import HANG, Address
+
+ROOT = Path(__file__).parent.parent
+
+_real_getaddrinfo = socket.getaddrinfo
+
+
+def info(address: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
+    """*address* as ``socket.getaddrinfo`` returns it, with *changes* to some of the five fields."""
+    fields = {
+        "family": socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET,
+        "type": socket.SOCK_STREAM,
+        "proto": socket.IPPROTO_TCP,
+        "canonname": "",
+        "sockaddr": address,
+    }
+    return tuple({**fields, **changes}.values())
+
+
+class Listed(httpx_net.NetworkBackend):
+    """A backend whose hook returns *infos*, or the infos of addresses, for every name."""
+
+    def __init__(self, found: Iterable[Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._found = [info(each) if len(each) in (2, 4) else each for each in found]
+
+    def getaddrinfo(self, host: str, port: int) -> list[tuple[Any, ...]]:
+        return self._found
+
+
+class Resolver:
+    """Stands in for ``socket.getaddrinfo``: it notes who asks, and hangs until told otherwise.
+
+    Numeric addresses go to the real one, and are not counted.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Address | Exception] = {}  # other names don't exist
+        self.asked: list[str] = []
+        self.threads: list[threading.Thread] = []  # those that asked
+        self._may_answer = threading.Event()
+        self._may_answer.set()
+
+    def hang(self) -> None:
+        self._may_answer.clear()
+
+    def answer(self) -> None:
+        self._may_answer.set()
+
+    def __call__(
+        self, host: bytes, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> list[tuple[Any, ...]]:
+        if flags & socket.AI_NUMERICHOST:
+            return _real_getaddrinfo(host, port, family, type, proto, flags)
+        name = host.decode("ascii")
+        self.threads.append(threading.current_thread())
+        self.asked.append(name)
+        self._may_answer.wait(HANG)
+        answer = self.answers.get(name)
+        if answer is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        if isinstance(answer, Exception):
+            raise answer
+        return [info(answer)]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for *condition*, as long as any peer gets."""
+    deadline = time.monotonic() + HANG
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.001)
+
+
+def all_wait_for_one_look_up(
+    count: int, ask: Callable[[], object], resolver: Resolver
+) -> list[Future[object]]:
+    """What *count* threads get from *ask*, once all of them wait for the same look-up."""
+    resolver.hang()
+    asking: set[int] = set()
+
+    def scene() -> object:
+        asking.add(threading.get_ident())
+        return ask()
+
+    with ThreadPoolExecutor(count) as pool:
+        answers = [pool.submit(scene) for _ in range(count)]
+        try:
+            until(lambda: len(asking) == count and all(map(_waits_for_a_look_up, list(asking))))
+        finally:
+            resolver.answer()
+    return answers
+
+
+def _waits_for_a_look_up(thread: int) -> bool:
+    frame, functions = sys._current_frames()[thread], []
+    while frame is not None:
+        functions.append(frame.f_code.co_name)
+        frame = frame.f_back
+    # The one that begins it waits as well, within look_up: for a thread to start.
+    return functions[0] == "wait" and "_ask_in_time" in functions and "look_up" not in functions
+
+
+def main_thread_is_in(*functions: Callable[..., object]) -> bool:
+    """Whether the main thread is in one of *functions* itself, or in the kernel for it."""
+    main = sys._current_frames()[threading.main_thread().ident or 0]
+    return main.f_code in [function.__code__ for function in functions]
+
+
+@contextmanager
+def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
+    """Press Ctrl-C once *condition* holds: the block is left by KeyboardInterrupt, or fails."""
+    if not hasattr(signal, "pthread_kill"):
+        pytest.skip("this system can't send a signal to a thread")
+
+    over = threading.Event()
+
+    def press() -> None:
+        until(lambda: over.is_set() or condition())
+        if not over.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    finger = threading.Thread(target=press)
+    finger.start()
+    try:
+        yield
+        raise AssertionError("the block ended before it was interrupted")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        over.set()
+        finger.join()
+
+
+def run_python(script: str, *arguments: str) -> str:
+    """What *script* prints, run by this Python in a process of its own, which must end well."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=6 * HANG,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout

@@ -1,0 +1,70 @@
+"""Interrupting the package at any of its lines, one after another."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import httpx_net
+
+PACKAGE = os.path.dirname(httpx_net.__file__) + os.sep
+
+
+@contextmanager
+def interrupted_at(
+    number: int,
+    exception: type[BaseException] = KeyboardInterrupt,
+    counts: Callable[[FrameType, str], object] = lambda frame, event: True,
+) -> Iterator[list[str]]:
+    """Press Ctrl-C when so many lines of the package have been run, or raise *exception* there.
+
+    To begin a function counts like a line. ``counts(frame, event)`` may leave out some. Gives a
+    list which the functions that are interrupted will be in, as "module.function", innermost first.
+    """
+    moments = itertools.count()
+    where: list[str] = []
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if (
+            (event == "call" or (event == "line" and _lets_signals_in(frame)))
+            and counts(frame, event)
+            and next(moments) == number
+        ):
+            where.extend(_functions(frame))
+            raise exception
+        return trace
+
+    tracing = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield where
+    finally:
+        sys.settrace(tracing)
+
+
+def _lets_signals_in(frame: FrameType) -> bool:
+    """Whether a signal might be handled where this line begins.
+
+    CPython looks for signals where a function begins, after calls, and where a loop jumps back; but
+    not on the way into a ``try``, or from there into its ``finally``.
+    """
+    file, number = frame.f_code.co_filename, frame.f_lineno
+    line, above = (linecache.getline(file, n).strip() for n in (number, number - 1))
+    return line != "try:" and above not in ("try:", "finally:")
+
+
+def _functions(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(PACKAGE):
+            module = os.path.basename(path).removesuffix(".py")
+            yield f"{module}.{frame.f_code.co_name}"
+        frame = frame.f_back

@@ -1,0 +1,295 @@
+"""The promises about connecting on a real network: two hosts that this module makes, and cables.
+
+Each host is a network namespace. The server is the client's router as well, and one that forwards
+nothing: addresses which it does not have are black holes, without a firewall. It is also the name
+server, which knows a few names and never answers for others.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dialing import ROOT, until
+from peers import HANG
+
+pytestmark = pytest.mark.netns
+
+# Addresses for documentation (RFC 5737, RFC 3849); they exist inside the namespaces only.
+CLIENT4, CLIENT6 = "198.51.100.1", "2001:db8:1::1"
+SERVER4, SERVER6 = "198.51.100.2", "2001:db8:1::2"
+LIVE4, LIVE6 = "192.0.2.80", "2001:db8:2::80"
+SPARE_CLIENT, SPARE_SERVER, SPARE_LIVE = "203.0.113.1", "203.0.113.2", "192.0.2.81"
+DEAD4, DEAD6 = [f"192.0.2.{host}" for host in (1, 2, 3, 4)], "2001:db8:2::1"
+
+NAMES = {
+    "live.test": [LIVE6, LIVE4],
+    "dead-ipv6.test": [DEAD6, LIVE4],
+    "dead-first.test": [DEAD4[0], LIVE4],
+    "one-of-four.test": [*DEAD4[:3], LIVE4],
+    "dead.test": DEAD4,
+    "late.test": [LIVE4],
+    "two-cables.test": [DEAD4[0], SPARE_LIVE],
+}
+LATE = 0.5  # seconds
+
+SERVER = """
+import ipaddress, json, socket, struct, sys, threading
+
+names, late = json.loads(sys.argv[1]), float(sys.argv[2])
+# Nobody accepts: all that a client needs to be connected is the kernel.
+listener = socket.create_server(("", 80), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+dns.bind(("", 53))
+print("ready", flush=True)
+
+while True:
+    query, client = dns.recvfrom(512)
+    labels, at = [], 12
+    while query[at]:
+        labels.append(query[at + 1 : at + 1 + query[at]].decode())
+        at += 1 + query[at]
+    question, kind = query[12 : at + 5], query[at + 2]  # A is 1, AAAA is 28
+    name = ".".join(labels)
+    if name not in names:
+        continue
+    addresses = [ipaddress.ip_address(address).packed for address in names[name]]
+    found = [packed for packed in addresses if len(packed) == {1: 4, 28: 16}.get(kind)]
+    reply = query[:2] + struct.pack("!5H", 0x8180, 1, len(found), 0, 0) + question
+    for packed in found:
+        reply += struct.pack("!3HIH", 0xC00C, kind, 1, 60, len(packed)) + packed
+    wait = late if name.startswith("late") else 0
+    threading.Timer(wait, dns.sendto, (reply, client)).start()
+"""
+
+CLIENT = """
+import json, sys, time
+import httpx_net
+
+host, seconds, delay = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
+net = httpx_net.NetworkBackend(happy_eyeballs_delay=delay)
+start = time.monotonic()
+try:
+    with httpx_net.timeout(seconds), net.connect(host, 80) as stream:
+        result = stream.get_extra_info("server_addr")[0]
+except OSError as exc:
+    result = f"{type(exc).__name__}: {exc}"
+print(json.dumps([result, time.monotonic() - start]))
+"""
+
+
+class Network:
+    """A client, a server, and two cables between them: everything goes by ``main``."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        unique = f"{os.getpid()}-{next(self._numbers)}"
+        self.client, self.server = f"client-{unique}", f"server-{unique}"
+        self._configure_names()
+        for host in (self.client, self.server):
+            self._add_host(host)
+        self._add_cable("main", [CLIENT4, CLIENT6], [SERVER4, SERVER6])
+        self._add_cable("spare", [SPARE_CLIENT], [SPARE_SERVER])
+        ip(f"-n {self.server} address add {LIVE4}/32 dev main")
+        ip(f"-n {self.server} address add {LIVE6}/128 dev main nodad")
+        ip(f"-n {self.server} address add {SPARE_LIVE}/32 dev spare")
+        ip(f"-n {self.client} route add {SPARE_LIVE} via {SPARE_SERVER}")
+        ip(f"-n {self.client} route add default via {SERVER4}")
+        ip(f"-n {self.client} -6 route add default via {SERVER6}")
+        self._serve()
+
+    def connect(self, host: str, seconds: float) -> tuple[str, float]:
+        """Connect to *host* under a deadline: where to, or the error, and how long it took."""
+        return self.result(self.begin_to_connect(host, seconds))
+
+    def begin_to_connect(
+        self, host: str, seconds: float, delay: float = 0.25
+    ) -> subprocess.Popen[str]:
+        return self._run(self.client, CLIENT, host, str(seconds), str(delay))
+
+    def result(self, connecting: subprocess.Popen[str]) -> tuple[str, float]:
+        output, _ = connecting.communicate(timeout=3 * HANG)
+        assert connecting.returncode == 0
+        result, took = json.loads(output)
+        return result, took
+
+    def is_connecting(self) -> bool:
+        """Whether the client has sent a SYN that is not answered yet."""
+        command = ["ip", "netns", "exec", self.client, "cat", "/proc/net/tcp"]
+        table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return any(line.split()[3] == "02" for line in table.splitlines()[1:])
+
+    def _configure_names(self) -> None:
+        """Files that stand in for those of /etc, in the client's namespace."""
+        directory = Path("/etc/netns", self.client)
+        self._stack.callback(remove_empty, directory.parent)
+        self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        until(lambda: made(directory))
+        (directory / "resolv.conf").write_text(f"nameserver {SERVER4}\n")
+        (directory / "nsswitch.conf").write_text("hosts: files dns\n")
+
+    def _add_host(self, host: str) -> None:
+        self._stack.callback(ip, f"netns delete {host}", check=False)
+        ip(f"netns add {host}")
+
+    def _add_cable(self, cable: str, client: list[str], server: list[str]) -> None:
+        ip(f"-n {self.client} link add {cable} type veth peer name {cable} netns {self.server}")
+        for host, addresses in [(self.client, client), (self.server, server)]:
+            ip(f"-n {host} link set {cable} up")
+            for address in addresses:
+                # An IPv6 address is of use at once only if nobody asks whether it is taken.
+                prefix = "64 nodad" if ":" in address else "24"
+                ip(f"-n {host} address add dev {cable} {address}/{prefix}")
+
+    def _serve(self) -> None:
+        server = self._run(self.server, SERVER, json.dumps(NAMES), str(LATE))
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+
+    def _run(self, host: str, script: str, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", host, sys.executable, "-c", script, *arguments],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._stack.callback(end, process)
+        return process
+
+
+def made(directory: Path) -> bool:
+    try:
+        directory.mkdir(parents=True)
+    except FileNotFoundError:  # another run has just removed the empty /etc/netns
+        return False
+    return True
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()  # `ip netns exec` has become Python by now, and is no parent of it
+    with process:
+        pass
+
+
+def remove_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:  # somebody else's is in it
+        pass
+
+
+def ip(arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments.split()], check=check, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def networks() -> None:
+    """Skips where networks can't be made."""
+    if sys.platform != "linux":
+        pytest.skip("network namespaces are a thing of Linux")
+    if os.geteuid() != 0:
+        pytest.skip("only root makes network namespaces")
+    if shutil.which("ip") is None:
+        pytest.skip("the command `ip` (iproute2) is not installed")
+    trial = f"trial-{os.getpid()}"
+    try:
+        ip(f"netns add {trial}")
+        ip(f"-n {trial} link add cable type veth peer name elbac")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+    finally:
+        ip(f"netns delete {trial}", check=False)
+
+
+@pytest.fixture
+def network(networks: None) -> Iterator[Network]:
+    with ExitStack() as stack:
+        yield Network(stack)
+
+
+def test_all_is_well(network: Network) -> None:
+    server, _ = network.connect("live.test", 5.0)
+    assert server == LIVE6
+
+
+def test_a_black_holed_ipv6_address_costs_the_delay(network: Network) -> None:
+    server, took = network.connect("dead-ipv6.test", 5.0)
+    assert server == LIVE4
+    assert 0.25 <= took < 2.0
+
+
+@pytest.mark.parametrize(("host", "dead"), [("dead-first.test", 1), ("one-of-four.test", 3)])
+def test_each_black_hole_before_the_live_address_costs_the_delay(network, host, dead) -> None:
+    server, took = network.connect(host, 5.0)
+    assert server == LIVE4
+    assert dead * 0.25 <= took < dead * 0.25 + 2.0
+
+
+def test_four_black_holes_together_cost_one_deadline(network: Network) -> None:
+    error, took = network.connect("dead.test", 1.0)
+    assert 1.0 <= took < 3.0
+    reasons = "; ".join(f"{address}:80: no answer" for address in DEAD4)
+    assert error == (
+        f"TimeoutError: connect to dead.test:80 timed out: timeout(1.0) expired ({reasons})"
+    )
+
+
+def test_a_name_server_that_never_answers_costs_the_deadline(network: Network) -> None:
+    start = time.monotonic()
+    error, took = network.connect("unanswered.test", 0.5)
+    assert error == "TimeoutError: look-up of 'unanswered.test' timed out: timeout(0.5) expired"
+    assert 0.5 <= took < 2.0
+    assert time.monotonic() - start < 8.0  # nor does the process wait for the resolver's ten
+
+
+def test_a_name_server_that_answers_late_is_in_time_for_a_later_deadline(network) -> None:
+    server, took = network.connect("late.test", 5.0)
+    assert server == LIVE4
+    assert LATE <= took < LATE + 2.0
+
+
+def test_a_name_server_that_answers_late_is_too_late_for_a_nearer_deadline(network) -> None:
+    error, took = network.connect("late.test", LATE / 2)
+    assert error == "TimeoutError: look-up of 'late.test' timed out: timeout(0.25) expired"
+    assert took >= LATE / 2
+
+
+def test_an_interface_that_goes_down_during_the_connect_moves_no_deadline(network) -> None:
+    connecting = network.begin_to_connect(DEAD4[0], 2.0)
+    until(network.is_connecting)
+    ip(f"-n {network.client} link set main down")
+    error, took = network.result(connecting)
+    assert 2.0 <= took < 4.0
+    assert error == (
+        f"TimeoutError: connect to {DEAD4[0]}:80 timed out: timeout(2.0) expired "
+        f"({DEAD4[0]}:80: no answer)"
+    )
+
+
+def test_an_interface_that_goes_down_during_the_connect_leaves_the_others(network) -> None:
+    connecting = network.begin_to_connect("two-cables.test", 10.0, delay=1.5)
+    until(network.is_connecting)
+    ip(f"-n {network.client} link set main down")
+    server, took = network.result(connecting)
+    assert server == SPARE_LIVE
+    assert took < 5.0
+
+
+def test_without_an_interface_every_address_is_unreachable_at_once(network: Network) -> None:
+    ip(f"-n {network.client} link set main down")
+    error, took = network.connect(LIVE4, 5.0)
+    assert error.startswith(f"OSError: [Errno {errno.ENETUNREACH}] connect to {LIVE4}:80 failed: ")
+    assert took < 2.0

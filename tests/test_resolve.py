@@ -1,0 +1,335 @@
+"""Name resolution: in time, in few threads, and wherever Python still runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+
+import pytest
+
+import httpx_net
+from dialing import (
+    Resolver,
+    all_wait_for_one_look_up,
+    interrupted_when,
+    main_thread_is_in,
+    run_python,
+    until,
+)
+from httpx_net import _resolve
+from httpx_net._resolve import getaddrinfo
+from peers import HANG
+
+SLOW = "slow.example.com"
+LIVE = ("127.0.0.1", 0)
+
+
+def resolve_in_time(name: str = SLOW) -> list[tuple[object, ...]]:
+    with httpx_net.timeout(HANG):
+        return getaddrinfo(name, 80)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> _resolve._Process:
+    """As in a new process: no thread of an earlier test is parked."""
+    monkeypatch.setattr(_resolve, "_process", process := _resolve._Process())
+    return process
+
+
+# ---- Addresses in numbers
+
+
+@pytest.mark.parametrize(
+    ("literal", "sockaddr"),
+    [
+        ("127.0.0.1", ("127.0.0.1", 80)),
+        ("127.1", ("127.0.0.1", 80)),
+        ("0x7f.1", ("127.0.0.1", 80)),
+        ("::1", ("::1", 80, 0, 0)),
+        ("::ffff:1.2.3.4", ("::ffff:1.2.3.4", 80, 0, 0)),
+    ],
+)
+def test_a_literal_needs_no_look_up_and_no_thread(resolver, literal, sockaddr) -> None:
+    threads = threading.active_count()
+    with httpx_net.timeout(HANG):
+        assert [info[4] for info in getaddrinfo(literal, 80)] == [sockaddr]
+    assert threading.active_count() <= threads
+    assert not resolver.asked
+
+
+def test_a_zone_is_part_of_a_literal(resolver: Resolver) -> None:
+    index, interface = socket.if_nameindex()[0]
+    with httpx_net.timeout(HANG):
+        [(family, *_, sockaddr)] = getaddrinfo(f"fe80::1%{interface}", 80)
+    assert (family, sockaddr[1:]) == (socket.AF_INET6, (80, 0, index))
+    assert not resolver.asked
+
+
+def test_an_unknown_zone_is_not_looked_up(resolver: Resolver) -> None:
+    with pytest.raises(socket.gaierror, match="fe80::1%nowhere"), httpx_net.timeout(HANG):
+        getaddrinfo("fe80::1%nowhere", 80)
+    assert not resolver.asked
+
+
+# ---- Whose thread
+
+
+def test_without_a_deadline_the_callers_thread_asks(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = LIVE
+    assert [info[4] for info in getaddrinfo(SLOW, 80)] == [("127.0.0.1", 80)]
+    assert resolver.threads == [threading.current_thread()]
+
+
+def test_under_a_deadline_a_named_daemon_thread_asks(resolver: Resolver) -> None:
+    resolver.hang()
+    with pytest.raises(TimeoutError), httpx_net.timeout(0.2):
+        getaddrinfo(SLOW, 80)
+    until(lambda: resolver.asked)
+    [thread] = resolver.threads
+    assert thread is not threading.current_thread()
+    assert thread.daemon
+    assert thread.name == f"httpx_net look-up of {SLOW}"
+
+
+def test_flow_and_scope_of_an_answer_are_kept(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = ("fe80::1", 0, 7, 9)
+    assert resolve_in_time()[0][4] == ("fe80::1", 80, 7, 9)
+
+
+def test_a_thread_that_has_an_answer_serves_the_next_look_up(resolver: Resolver) -> None:
+    resolver.answers |= {"one.example.com": LIVE, "two.example.com": LIVE}
+    resolve_in_time("one.example.com")
+    resolve_in_time("two.example.com")
+    one, two = resolver.threads
+    assert one is two
+
+
+def test_a_parked_thread_ends_after_an_idle_second(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = LIVE
+    start = time.monotonic()
+    resolve_in_time()
+    resolver.threads[0].join(HANG)
+    assert not resolver.threads[0].is_alive()
+    assert time.monotonic() - start >= 1.0
+
+
+def test_a_thread_that_is_taken_just_as_it_leaves_stays(resolver, alone, monkeypatch) -> None:
+    class Taken(list):
+        def remove(self, jobs) -> None:
+            taken.append(self.pop())  # what another thread does to have a look-up done
+            self.remove = super().remove
+            self.remove(jobs)
+
+    taken: list[SimpleQueue[object]] = []
+    monkeypatch.setattr(_resolve, "_IDLE", 0.001)
+    monkeypatch.setattr(alone, "_idle", Taken())
+    resolver.answers[SLOW] = LIVE
+    resolve_in_time()
+    until(lambda: taken)
+    taken[0].put(another := _resolve._Lookup(SLOW))
+    assert another.done.wait(HANG)
+
+
+def test_no_look_up_is_lost_where_threads_come_and_go(resolver, monkeypatch) -> None:
+    monkeypatch.setattr(_resolve, "_IDLE", 0.0001)
+    names = [f"{i}.example.com" for i in range(500)]
+    resolver.answers |= dict.fromkeys(names, LIVE)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(resolve_in_time, names))) == 500
+
+
+# ---- Names that hang
+
+
+def test_the_deadline_bounds_a_look_up(resolver: Resolver) -> None:
+    resolver.hang()
+    start = time.monotonic()
+    with pytest.raises(TimeoutError), httpx_net.timeout(0.2):
+        getaddrinfo(SLOW, 80)
+    assert 0.2 <= time.monotonic() - start < 2.0
+
+
+def test_under_a_passed_deadline_nobody_asks(resolver: Resolver) -> None:
+    with pytest.raises(TimeoutError), httpx_net.timeout(0):
+        getaddrinfo(SLOW, 80)
+    assert not resolver.asked
+
+
+def test_a_resolver_that_hangs_holds_a_thread_per_name_not_per_attempt(resolver, alone) -> None:
+    resolver.hang()
+    before = set(threading.enumerate())
+    for name in ["one.example.com", "two.example.com"] * 3:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
+            getaddrinfo(name, 80)
+    assert len(set(threading.enumerate()) - before) == 2
+    until(lambda: sorted(resolver.asked) == ["one.example.com", "two.example.com"])
+
+
+def test_an_answer_is_for_those_who_ask_meanwhile_and_kept_for_nobody(resolver) -> None:
+    resolver.answers[SLOW] = LIVE
+    resolve_in_time()
+    resolve_in_time()
+    assert resolver.asked == [SLOW, SLOW]
+
+
+def test_simultaneous_look_ups_of_a_name_share_one_thread(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = LIVE
+    lists = [answer.result() for answer in all_wait_for_one_look_up(8, resolve_in_time, resolver)]
+    assert resolver.asked == [SLOW]
+    assert all(found == lists[0] for found in lists)
+    assert len({id(found) for found in lists}) == 8
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_AGAIN, "later"), MemoryError()])
+def test_each_of_them_has_its_own_error(resolver: Resolver, error: Exception) -> None:
+    resolver.answers[SLOW] = error
+    answers = all_wait_for_one_look_up(8, resolve_in_time, resolver)
+    errors = [answer.exception() for answer in answers]
+    assert resolver.asked == [SLOW]
+    assert {type(each) for each in errors} == {type(error)}
+    assert len({id(each) for each in errors}) == 8
+
+
+def test_each_of_them_waits_to_its_own_deadline(resolver: Resolver) -> None:
+    resolver.hang()
+    resolver.answers[SLOW] = LIVE
+    with ThreadPoolExecutor() as pool:
+        patient = pool.submit(resolve_in_time)
+        until(lambda: resolver.asked)
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
+            getaddrinfo(SLOW, 80)
+        assert not patient.done()
+        resolver.answer()
+        assert patient.result()
+    assert resolver.asked == [SLOW]
+
+
+# ---- Errors
+
+
+@pytest.fixture(params=[None, HANG], ids=["no deadline", "deadline"])
+def bound(request: pytest.FixtureRequest):
+    with httpx_net.timeout(request.param):
+        yield
+
+
+@pytest.mark.usefixtures("bound")
+def test_a_name_that_does_not_resolve_is_in_the_text(resolver: Resolver) -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        getaddrinfo("missing.example.com", 80)
+    assert caught.value.args == (
+        socket.EAI_NONAME,
+        "look-up of 'missing.example.com' failed: Name or service not known",
+    )
+
+
+def test_TimeoutError_has_the_name_and_the_duration(resolver: Resolver) -> None:
+    resolver.hang()
+    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(0.02):
+        getaddrinfo(SLOW, 80)
+    assert str(caught.value) == "look-up of 'slow.example.com' timed out: timeout(0.02) expired"
+
+
+@pytest.mark.usefixtures("bound")
+def test_other_errors_of_the_resolver_reach_the_caller(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = MemoryError("no room")
+    with pytest.raises(MemoryError, match="no room"):
+        getaddrinfo(SLOW, 80)
+
+
+# ---- Wherever Python still runs
+
+
+def test_ctrl_c_interrupts_the_wait(resolver: Resolver) -> None:
+    resolver.hang()
+    with interrupted_when(lambda: resolver.asked and main_thread_is_in(threading.Condition.wait)):
+        resolve_in_time()
+
+
+def test_an_interrupted_beginning_is_waited_for_by_nobody(resolver, alone, monkeypatch) -> None:
+    resolver.answers[SLOW] = LIVE
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(threading.Thread, "start", raising(KeyboardInterrupt))
+        resolve_in_time()
+    assert resolve_in_time()
+
+
+def test_without_a_thread_to_be_had_the_callers_asks(resolver, alone, monkeypatch) -> None:
+    resolver.answers[SLOW] = LIVE
+    monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
+    assert resolve_in_time()
+    assert resolver.threads == [threading.current_thread()]
+
+
+def raising(exc: BaseException | type[BaseException]) -> Callable[..., None]:
+    def start(self: threading.Thread) -> None:
+        raise exc
+
+    return start
+
+
+AT_EXIT = """
+import atexit, sys
+import httpx_net
+
+def resolve():
+    with httpx_net.timeout(60):
+        print(bool(httpx_net.NetworkBackend().getaddrinfo("localhost", 80)))
+
+atexit.register(resolve)
+if "earlier, too" in sys.argv:
+    resolve()
+"""
+
+
+@pytest.mark.parametrize("when", ["at exit", "earlier, too"])
+def test_names_resolve_at_exit(when: str) -> None:
+    assert set(run_python(AT_EXIT, when).split()) == {"True"}
+
+
+HANGING = """
+import os, socket, threading, warnings
+import httpx_net
+
+real, may_answer = socket.getaddrinfo, threading.Event()
+
+def hang(host, *args, flags=0, **options):
+    if not flags:  # literals need no resolver
+        may_answer.wait()
+    return real(host, *args, flags=flags, **options)
+
+socket.getaddrinfo = hang
+
+def resolve(seconds):
+    with httpx_net.timeout(seconds):
+        return httpx_net.NetworkBackend().getaddrinfo("localhost", 80)
+
+try:
+    resolve(0.05)
+except TimeoutError as exc:
+    print(exc)
+"""
+
+
+def test_a_resolver_that_hangs_keeps_no_program_from_ending() -> None:
+    assert "look-up of 'localhost' timed out" in run_python(HANGING)
+
+
+FORK = """
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later: of a fork beside threads
+child = os.fork()
+if child == 0:
+    may_answer.set()  # here the parent's thread would never see it
+    os._exit(0 if resolve(60) else 1)
+print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_waits_for_none_of_its_parents_threads() -> None:
+    assert "child: 0" in run_python(HANGING + FORK)
