@@ -14,6 +14,7 @@ gone wrong ends.
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -86,6 +87,11 @@ def reset(conn: socket.socket) -> None:
     Any earlier, and it may be the client's connect that fails.
     """
     conn.recv(1)
+    drop(conn)
+
+
+def drop(conn: socket.socket) -> None:
+    """Close the connection with a RST."""
     conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     conn.close()
 
@@ -179,6 +185,35 @@ class TLSInside:
                     self.flush()
 
 
+class Meddled:
+    """What a peer says through *conn*, meddled with after so many bytes of it.
+
+    Then ``vice(conn, rest)`` takes over, with the rest of what was to be sent; what it returns is
+    sent instead, and if that is None, nothing more is.
+    """
+
+    def __init__(self, conn: Any, after: int, vice: Callable[[Any, bytes], bytes | None]) -> None:
+        self.recv = conn.recv
+        self._conn = conn
+        self._left: float = after
+        self._vice = vice
+
+    def sendall(self, data: bytes) -> None:
+        if len(data) > self._left:
+            good = data[: int(self._left)]
+            self._conn.sendall(good)
+            rest = self._vice(self._conn, data[len(good) :])
+            if rest is None:
+                raise Over
+            data, self._left = rest, math.inf
+        self._left -= len(data)
+        self._conn.sendall(data)
+
+
+class Over(Exception):
+    """The peer has said the last it had to say."""
+
+
 # ---- Our end
 
 
@@ -234,6 +269,25 @@ class Peers:
         """
         listener = self.listen(family)
         self._accept_one(listener, handler)
+        return _address(listener)
+
+    def serve_in_turn(self, handler: Handler) -> Address:
+        """Like ``serve``, for any number of connections, one after another."""
+        listener, over = self.listen(), threading.Event()
+
+        def scene() -> None:
+            listener.settimeout(0.05)
+            while not over.is_set():
+                try:
+                    conn, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with conn:
+                    conn.settimeout(HANG)
+                    handler(conn)
+
+        self._start(scene)
+        self._stack.callback(over.set)
         return _address(listener)
 
     def serve_unix(self, handler: Handler) -> str:

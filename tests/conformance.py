@@ -1,0 +1,567 @@
+"""What every stream promises, as a function that any stream can be run through.
+
+If you bring a ``NetworkStreamInterface`` of your own, this tells whether a client can rely on it::
+
+    import socket
+    from conformance import check_stream
+
+    def make_pair():
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(10.0)
+        return MyStream(ours), theirs
+
+    def test_my_stream_keeps_the_promises():
+        check_stream(make_pair)
+
+*make_pair* returns a stream that is connected, and its peer: a socket, or anything else that has
+``recv(size)``, ``sendall(data)`` and ``close()``. Both are new each time, and both are closed for
+you. When the peer is closed, the stream has to end in an orderly way; where your stream does TLS,
+this is the peer that says goodbye first (``close_notify``). Give the peer a timeout: a stream that
+breaks a promise then fails, instead of hanging.
+
+``PROMISES`` has the checks one by one, for a test runner that likes to show them by name; run each
+with ``check_promise(promise, make_pair)``. A broken promise is an AssertionError, or whatever the
+stream raised. It takes a second or two: deadlines are waited for.
+
+This needs nothing but the standard library and ``httpx_net``, so you may copy the file.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Protocol
+
+import httpx_net
+from httpx_net import NetworkStreamInterface
+
+LIMIT = 0.05  # seconds: the deadlines that are waited for
+SLACK = 2.0  # how late a deadline may be; for slow machines, since a quiet one needs a millisecond
+PATIENCE = 10.0  # how long a check may take; most need a few milliseconds
+MIB = 1024 * 1024
+
+
+class Peer(Protocol):
+    """The other end: as much of a socket as the checks need."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+    def sendall(self, data: bytes, /) -> object: ...
+
+    def close(self) -> object: ...
+
+
+Promise = Callable[[Any, Any], None]
+MakePair = Callable[[], tuple[NetworkStreamInterface, Peer]]
+
+
+def check_stream(make_pair: MakePair) -> None:
+    """Check that the streams of *make_pair* keep all the promises of ``NetworkStreamInterface``."""
+    for promise in PROMISES:
+        check_promise(promise, make_pair)
+
+
+def check_promise(promise: Promise, make_pair: MakePair) -> None:
+    """Check one of ``PROMISES`` on a new pair."""
+    stream, peer = make_pair()
+    # A read that nothing bounds, on a stream that has lost what it waits for, ends by this.
+    watchdog = threading.Timer(PATIENCE, peer.close)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        promise(stream, peer)
+    finally:
+        watchdog.cancel()
+        watchdog.join(PATIENCE)
+        try:
+            stream.close()
+        finally:
+            with suppress(OSError):
+                peer.close()
+
+
+# ---- Reading
+
+
+def it_implements_the_interface(stream: NetworkStreamInterface, peer: Peer) -> None:
+    assert isinstance(stream, NetworkStreamInterface)
+
+
+def a_read_returns_what_the_peer_sent(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"hello")
+    data = stream.read()
+    assert type(data) is bytes
+    assert data + take(stream, 5 - len(data)) == b"hello"
+
+
+def a_read_does_not_wait_for_more_than_one_byte(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"h")
+    with httpx_net.timeout(PATIENCE):
+        assert stream.read(100) == b"h"
+
+
+def a_read_returns_at_most_max_bytes(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"hello")
+    assert stream.read(1) == b"h"
+    assert stream.read(max_bytes=1) == b"e"
+    assert stream.read(MIB)[:1] == b"l"  # more than there is, is fine
+
+
+def the_rest_stays_for_the_next_read(stream: NetworkStreamInterface, peer: Peer) -> None:
+    data = bytes(range(256)) * 8
+    peer.sendall(data)
+    read = b""
+    while len(read) < len(data):
+        piece = stream.read(7)
+        assert 1 <= len(piece) <= 7
+        read += piece
+    assert read == data
+
+
+def bad_values_of_max_bytes_are_refused(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"x")
+    for number in (0, -1):
+        with raises(ValueError):
+            stream.read(number)
+    for thing in ("1", 1.5, b"1"):
+        with raises(TypeError):
+            stream.read(thing)  # type: ignore[arg-type]
+    assert stream.read() == b"x", "a refused read must not consume anything"
+
+
+def the_end_of_the_stream_is_said_each_time(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"last words")
+    peer.close()
+    assert take(stream, 10) == b"last words"
+    for _ in range(3):
+        assert stream.read() == b""
+    with httpx_net.timeout(PATIENCE):
+        assert stream.read(1) == b""
+
+
+def a_read_without_a_deadline_waits(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with meanwhile(lambda: (time.sleep(LIMIT), peer.sendall(b"late"))):
+        assert take(stream, 4) == b"late"
+
+
+def much_can_be_read(stream: NetworkStreamInterface, peer: Peer) -> None:
+    data = pattern(2 * MIB + 1)
+    with meanwhile(lambda: peer.sendall(data)), httpx_net.timeout(PATIENCE):
+        assert take(stream, len(data)) == data
+
+
+# ---- Writing
+
+
+def a_write_sends_all_of_it(stream: NetworkStreamInterface, peer: Peer) -> None:
+    writes = [b"bytes, ", bytearray(b"a bytearray, "), memoryview(b"and a memoryview")]
+    for data in writes:
+        assert stream.write(data) is None  # type: ignore[func-returns-value]
+    assert receive(peer, 36) == b"bytes, a bytearray, and a memoryview"
+
+
+def a_memoryview_of_other_things_is_the_bytes_below(
+    stream: NetworkStreamInterface, peer: Peer
+) -> None:
+    stream.write(memoryview(bytes(range(16))).cast("I"))
+    assert receive(peer, 16) == bytes(range(16))
+
+
+def an_empty_write_sends_nothing(stream: NetworkStreamInterface, peer: Peer) -> None:
+    for nothing in (b"", bytearray(), memoryview(b"")):
+        stream.write(nothing)
+    stream.write(b"x")
+    assert peer.recv(2) == b"x"
+
+
+def bad_data_is_refused(stream: NetworkStreamInterface, peer: Peer) -> None:
+    for thing in ("text", None, 7, [1, 2]):
+        with raises(TypeError):
+            stream.write(thing)  # type: ignore[arg-type]
+    stream.write(b"x")
+    assert peer.recv(2) == b"x", "a refused write must not send anything"
+
+
+def what_was_written_may_be_changed_afterwards(stream: NetworkStreamInterface, peer: Peer) -> None:
+    data = bytearray(b"before")
+    stream.write(data)
+    data[:] = b"after it"
+    assert receive(peer, 6) == b"before"
+
+
+def much_can_be_written(stream: NetworkStreamInterface, peer: Peer) -> None:
+    data = pattern(2 * MIB + 1)
+    received: list[bytes] = []
+    with meanwhile(lambda: received.append(receive(peer, len(data)))):
+        stream.write(data)
+    assert received == [data]
+
+
+def much_can_be_written_under_a_deadline(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with httpx_net.timeout(PATIENCE):
+        much_can_be_written(stream, peer)
+
+
+def reads_and_writes_take_turns(stream: NetworkStreamInterface, peer: Peer) -> None:
+    for size in (1, 100, 16_384, 16_385, 65_537):
+        data = pattern(size)
+        with meanwhile(lambda size=size: peer.sendall(receive(peer, size))):
+            stream.write(data)
+            assert take(stream, size) == data
+
+
+# ---- Deadlines
+
+
+def silence_times_out(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with times_out():
+        stream.read()
+
+
+def a_read_that_timed_out_has_consumed_nothing(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with times_out():
+        stream.read()
+    peer.sendall(b"late")
+    assert take(stream, 4) == b"late"
+
+
+def a_passed_deadline_beats_waiting_data(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"ab")
+    assert stream.read(1) == b"a"  # so the other one is there, too
+    with raises(TimeoutError), httpx_net.timeout(0):
+        stream.read()
+    assert stream.read() == b"b"
+
+
+def under_a_passed_deadline_nothing_is_sent(stream: NetworkStreamInterface, peer: Peer) -> None:
+    for data in (b"not this", b"", pattern(MIB)):
+        with raises(TimeoutError), httpx_net.timeout(0):
+            stream.write(data)
+    # What comes instead? On TLS the write side may be broken now, so the end has to do.
+    stream.close()
+    assert peer.recv(1) == b""
+
+
+def a_peer_that_never_reads_is_timed_out(stream: NetworkStreamInterface, peer: Peer) -> None:
+    error = write_until_it_times_out(stream)
+    if error is not None:
+        sent = getattr(error, "characters_written", None)
+        assert isinstance(sent, int), "the error must tell how much went out: characters_written"
+        assert 0 <= sent < MIB
+
+
+def a_dripping_peer_does_not_extend_the_deadline(
+    stream: NetworkStreamInterface, peer: Peer
+) -> None:
+    enough = threading.Event()
+
+    def drip() -> None:
+        for _ in range(long_enough()):
+            if enough.wait(LIMIT / 8):
+                return
+            peer.sendall(b".")
+
+    with meanwhile(drip, enough), times_out():
+        while True:
+            assert stream.read() != b""
+
+
+def a_peer_that_sips_does_not_extend_the_deadline(
+    stream: NetworkStreamInterface, peer: Peer
+) -> None:
+    enough = threading.Event()
+
+    def sip() -> None:
+        for _ in range(long_enough()):
+            if enough.wait(LIMIT / 8):
+                return
+            peer.recv(1)
+
+    with meanwhile(sip, enough):
+        write_until_it_times_out(stream)
+
+
+def the_nearest_deadline_rules(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with httpx_net.timeout(60.0), times_out():
+        stream.read()
+    with times_out(), httpx_net.timeout(60.0):
+        stream.read()
+
+
+def a_lifted_deadline_does_not_fire(stream: NetworkStreamInterface, peer: Peer) -> None:
+    late = meanwhile(lambda: (time.sleep(LIMIT * 2), peer.sendall(b"late")))
+    with late, httpx_net.timeout(LIMIT) as deadline:
+        deadline.cancel()
+        assert take(stream, 4) == b"late"
+
+
+def a_deadline_ends_with_its_block(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"x")
+    with httpx_net.timeout(PATIENCE), httpx_net.timeout(LIMIT) as deadline:
+        deadline.cancel()
+        assert stream.read() == b"x"
+    with times_out():
+        stream.read()
+    with meanwhile(lambda: (time.sleep(LIMIT * 2), peer.sendall(b"late"))):
+        assert take(stream, 4) == b"late"
+
+
+def a_deadline_of_any_length_works(stream: NetworkStreamInterface, peer: Peer) -> None:
+    for seconds in (4294967.35, 1e300):  # settimeout() makes 0.05 s of the first
+        late = meanwhile(lambda: (time.sleep(LIMIT * 2), peer.sendall(receive(peer, 4))))
+        with late, httpx_net.timeout(seconds):
+            stream.write(b"ping")
+            assert take(stream, 4) == b"ping"
+
+
+# ---- The end
+
+
+def close_can_be_called_again(stream: NetworkStreamInterface, peer: Peer) -> None:
+    for _ in range(3):
+        assert stream.close() is None  # type: ignore[func-returns-value]
+
+
+def close_ends_the_stream_for_the_peer(stream: NetworkStreamInterface, peer: Peer) -> None:
+    stream.write(b"last words")
+    stream.close()
+    assert receive(peer, 10) == b"last words"
+    assert peer.recv(1) == b""
+
+
+def close_works_under_a_passed_deadline(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with httpx_net.timeout(0):
+        stream.close()
+    assert peer.recv(1) == b""
+
+
+def close_works_where_the_peer_is_gone(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.close()
+    with suppress(OSError):
+        for _ in range(3):
+            stream.write(b"x")
+    stream.close()
+
+
+def close_does_not_wait_for_a_peer_that_never_reads(
+    stream: NetworkStreamInterface, peer: Peer
+) -> None:
+    write_until_it_times_out(stream)
+    start = time.monotonic()
+    stream.close()
+    assert time.monotonic() - start < SLACK
+
+
+def a_closed_stream_cannot_be_used(stream: NetworkStreamInterface, peer: Peer) -> None:
+    peer.sendall(b"unread")
+    stream.close()
+    uses: list[Callable[[], object]] = [
+        stream.read,
+        lambda: stream.write(b"x"),
+        lambda: stream.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), hostname="localhost"),
+    ]
+    for use in uses:
+        with raises(OSError) as caught:
+            use()
+        assert caught[0].errno == errno.EBADF, repr(caught[0])
+
+
+def the_with_statement_gives_the_stream_and_closes_it(
+    stream: NetworkStreamInterface, peer: Peer
+) -> None:
+    with stream as given:
+        assert given is stream
+    with raises(OSError):
+        stream.read()
+    assert peer.recv(1) == b""
+
+
+def the_with_statement_lets_exceptions_pass(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with raises(KeyboardInterrupt), stream:
+        raise KeyboardInterrupt
+    assert peer.recv(1) == b""
+
+
+# ---- What it knows
+
+
+def an_unknown_key_is_none(stream: NetworkStreamInterface, peer: Peer) -> None:
+    assert stream.get_extra_info("a key that nobody knows") is None
+    stream.close()
+    assert stream.get_extra_info("a key that nobody knows") is None
+
+
+def the_addresses_are_still_there_after_close(stream: NetworkStreamInterface, peer: Peer) -> None:
+    keys = "client_addr", "server_addr"
+    before = [stream.get_extra_info(key) for key in keys]
+    stream.close()
+    assert [stream.get_extra_info(key) for key in keys] == before
+
+
+def it_knows_whether_it_is_readable(stream: NetworkStreamInterface, peer: Peer) -> None:
+    if stream.get_extra_info("is_readable") is None:
+        return  # it doesn't know this key
+    assert not stream.get_extra_info("is_readable"), "nothing has come yet"
+    peer.sendall(b"ab")
+    becomes_readable(stream)
+    assert stream.read(1) == b"a"
+    assert stream.get_extra_info("is_readable"), "there is more to read"
+    assert stream.read() == b"b"
+    assert not stream.get_extra_info("is_readable"), "all has been read"
+    peer.close()
+    becomes_readable(stream)
+    assert stream.read() == b""
+
+
+PROMISES: tuple[Promise, ...] = (
+    it_implements_the_interface,
+    a_read_returns_what_the_peer_sent,
+    a_read_does_not_wait_for_more_than_one_byte,
+    a_read_returns_at_most_max_bytes,
+    the_rest_stays_for_the_next_read,
+    bad_values_of_max_bytes_are_refused,
+    the_end_of_the_stream_is_said_each_time,
+    a_read_without_a_deadline_waits,
+    much_can_be_read,
+    a_write_sends_all_of_it,
+    a_memoryview_of_other_things_is_the_bytes_below,
+    an_empty_write_sends_nothing,
+    bad_data_is_refused,
+    what_was_written_may_be_changed_afterwards,
+    much_can_be_written,
+    much_can_be_written_under_a_deadline,
+    reads_and_writes_take_turns,
+    silence_times_out,
+    a_read_that_timed_out_has_consumed_nothing,
+    a_passed_deadline_beats_waiting_data,
+    under_a_passed_deadline_nothing_is_sent,
+    a_peer_that_never_reads_is_timed_out,
+    a_dripping_peer_does_not_extend_the_deadline,
+    a_peer_that_sips_does_not_extend_the_deadline,
+    the_nearest_deadline_rules,
+    a_lifted_deadline_does_not_fire,
+    a_deadline_ends_with_its_block,
+    a_deadline_of_any_length_works,
+    close_can_be_called_again,
+    close_ends_the_stream_for_the_peer,
+    close_works_under_a_passed_deadline,
+    close_works_where_the_peer_is_gone,
+    close_does_not_wait_for_a_peer_that_never_reads,
+    a_closed_stream_cannot_be_used,
+    the_with_statement_gives_the_stream_and_closes_it,
+    the_with_statement_lets_exceptions_pass,
+    an_unknown_key_is_none,
+    the_addresses_are_still_there_after_close,
+    it_knows_whether_it_is_readable,
+)
+
+
+# ---- Tools
+
+
+def long_enough() -> int:
+    """How many eighths of ``LIMIT`` a slow peer goes on: until it is clear that nothing ends it."""
+    return round((LIMIT + SLACK) / LIMIT * 8 * 1.5)
+
+
+def pattern(size: int) -> bytes:
+    """*size* bytes in which every stretch is different."""
+    return array.array("I", range(size // 4 + 1)).tobytes()[:size]
+
+
+def take(stream: NetworkStreamInterface, size: int) -> bytes:
+    """Read *size* bytes."""
+    data = bytearray()
+    while len(data) < size:
+        piece = stream.read(size - len(data))
+        assert piece, f"the stream ended after {len(data)} of {size} bytes"
+        data += piece
+    return bytes(data)
+
+
+def receive(peer: Peer, size: int) -> bytes:
+    """What the peer receives, *size* bytes of it."""
+    data = bytearray()
+    while len(data) < size:
+        piece = peer.recv(min(65_536, size - len(data)))
+        assert piece, f"the peer received {len(data)} of {size} bytes"
+        data += piece
+    return bytes(data)
+
+
+def becomes_readable(stream: NetworkStreamInterface) -> None:
+    """Wait until what the peer has sent is there."""
+    until = time.monotonic() + PATIENCE
+    while not stream.get_extra_info("is_readable"):
+        assert time.monotonic() < until, "it does not become readable"
+        time.sleep(0.001)
+
+
+def write_until_it_times_out(stream: NetworkStreamInterface) -> TimeoutError | None:
+    """Write MiB after MiB. None if there's no end: a stream with room for all need not wait."""
+    with suppress(TooMuchRoom), times_out() as caught:
+        for _ in range(64):
+            stream.write(bytes(MIB))
+        raise TooMuchRoom
+    return caught[0] if caught else None
+
+
+class TooMuchRoom(Exception):
+    """So much that no peer need ever read."""
+
+
+@contextmanager
+def raises(expected: type[BaseException]) -> Iterator[list[Any]]:
+    """The block has to raise *expected*; gives a list that the exception will be in."""
+    caught: list[Any] = []
+    try:
+        yield caught
+    except expected as error:
+        caught.append(error)
+    else:
+        raise AssertionError(f"{expected.__name__} was not raised")
+
+
+@contextmanager
+def times_out() -> Iterator[list[Any]]:
+    """What is in the block has to end by the deadline of ``LIMIT`` seconds, and not before."""
+    start = time.monotonic()
+    with raises(TimeoutError) as caught, httpx_net.timeout(LIMIT):
+        yield caught
+    took = time.monotonic() - start
+    assert took >= LIMIT, f"the deadline of {LIMIT} s fired {LIMIT - took} s early"
+    assert took < LIMIT + SLACK, f"the deadline of {LIMIT} s fired {took - LIMIT} s late"
+
+
+@contextmanager
+def meanwhile(
+    function: Callable[[], object], enough: threading.Event | None = None
+) -> Iterator[None]:
+    """Run the peer's part of a scene in a thread; what it raises is raised here.
+
+    *enough* is set when the block is left, for a part that would go on for ever.
+    """
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        if enough is not None:
+            enough.set()
+        thread.join(PATIENCE)
+    assert not thread.is_alive(), "the peer is stuck"
+    if errors:
+        raise errors.pop()
