@@ -1,0 +1,465 @@
+"""Who is compared: the hand-written loop on the socket, httpx_net, and what peers there are.
+
+Each is measured by loops of its own, so that nothing stands around the calls that count. *limit* is
+the deadline for the whole loop in seconds, or None. What a peer offers instead of a deadline, a
+timeout for each call, is what it is given.
+
+The first few can wrap a connected socket, and so take part in all measurements. http.client and
+urllib3 are whole HTTP clients: they take part where a request is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.metadata
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from time import monotonic
+from typing import Any
+
+import httpx_net
+
+try:
+    import httpcore
+    from httpcore._backends.sync import SyncStream
+except ImportError:
+    httpcore = None
+try:
+    import urllib3
+except ImportError:
+    urllib3 = None
+try:
+    import httpx
+    from httpx._network import NetworkBackend as HttpxBackend
+    from httpx._network import NetworkStream as HttpxStream
+except ImportError:  # not installed, or a release before 1.0, which is httpcore underneath
+    httpx = None
+
+READ_SIZE = 65_536
+
+
+class Socket:
+    """The hand-written loop: ``settimeout(left)`` before each call where a deadline stands."""
+
+    name = "socket"
+
+    def wrap(self, sock: socket.socket) -> Any:
+        return sock
+
+    def reads(self, sock: Any, size: int, count: int, limit: float | None, nested: int) -> None:
+        if limit is None:
+            for _ in range(count):
+                sock.recv(size)
+            return
+        deadline = monotonic() + limit
+        for _ in range(count):
+            left = deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(left)
+            sock.recv(size)
+
+    def writes(self, sock: Any, data: bytes, count: int, limit: float | None, nested: int) -> None:
+        if limit is None:
+            for _ in range(count):
+                sock.sendall(data)
+            return
+        deadline = monotonic() + limit
+        for _ in range(count):
+            left = deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(left)
+            sock.sendall(data)
+
+    def exchanges(self, sock: Any, data: bytes, count: int, limit: float | None) -> None:
+        size = len(data)
+        if limit is None:
+            for _ in range(count):
+                sock.sendall(data)
+                sock.recv(size)
+            return
+        deadline = monotonic() + limit
+        for _ in range(count):
+            left = deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(left)
+            sock.sendall(data)
+            left = deadline - monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            sock.settimeout(left)
+            sock.recv(size)
+
+    def download(self, sock: Any, total: int, limit: float | None) -> None:
+        deadline = None if limit is None else monotonic() + limit
+        if deadline is None:
+            sock.settimeout(None)
+        while total > 0:
+            if deadline is not None:
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise TimeoutError("timed out")
+                sock.settimeout(left)
+            data = sock.recv(READ_SIZE)
+            if not data:
+                raise EOFError
+            total -= len(data)
+
+    def upload(self, sock: Any, head: bytes, body: bytes, limit: float) -> None:
+        sock.settimeout(limit)
+        sock.sendall(head)
+        sock.sendall(body)
+        sock.recv(READ_SIZE)
+
+    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+        socket.create_connection(address, timeout=limit).close()
+
+    def get(
+        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+    ) -> None:
+        """A GET whose answer is read to its end, all of it within *limit*, as far as that goes."""
+        deadline = monotonic() + limit
+        with self._open(address, tls, deadline) as sock:
+            sock.sendall(request("GET", target))
+            while True:
+                self._limit(sock, deadline)
+                data = sock.recv(READ_SIZE)
+                if not data or data.endswith(b"." * 20):
+                    return
+
+    def put(
+        self,
+        address: tuple[str, int],
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        """A PUT whose body is sent in *pieces*."""
+        deadline = monotonic() + limit
+        with self._open(address, tls, deadline) as sock:
+            for piece in [request("PUT", target, sum(map(len, pieces))), *pieces]:
+                self._limit(sock, deadline)
+                sock.sendall(piece)
+            self._limit(sock, deadline)
+            sock.recv(READ_SIZE)
+
+    @contextlib.contextmanager
+    def _open(
+        self, address: tuple[str, int], tls: ssl.SSLContext | None, deadline: float
+    ) -> Iterator[socket.socket]:
+        with socket.create_connection(address, timeout=deadline - monotonic()) as sock:
+            self._limit(sock, deadline)
+            if tls is None:
+                yield sock
+            else:
+                with tls.wrap_socket(sock, server_hostname=address[0]) as wrapped:
+                    self._limit(wrapped, deadline)
+                    yield wrapped
+
+    def _limit(self, sock: socket.socket, deadline: float) -> None:
+        left = deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        sock.settimeout(left)
+
+
+class _Blocks:
+    """What has ``with timeout(...):`` and a stream: httpx_net, and httpx from 1.0."""
+
+    name: str
+    timeout: Callable[[Any], AbstractContextManager[Any]]
+    wrap: Callable[[socket.socket], Any]
+
+    def open(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> Any:
+        raise NotImplementedError
+
+    def block(self, limit: float | None, nested: int = 1) -> AbstractContextManager[Any]:
+        if limit is None:
+            return nullcontext()
+        blocks = contextlib.ExitStack()
+        for _ in range(nested):
+            blocks.enter_context(self.timeout(limit))
+        return blocks
+
+    def reads(self, stream: Any, size: int, count: int, limit: float | None, nested: int) -> None:
+        with self.block(limit, nested):
+            for _ in range(count):
+                stream.read(size)
+
+    def writes(
+        self, stream: Any, data: bytes, count: int, limit: float | None, nested: int
+    ) -> None:
+        with self.block(limit, nested):
+            for _ in range(count):
+                stream.write(data)
+
+    def exchanges(self, stream: Any, data: bytes, count: int, limit: float | None) -> None:
+        size = len(data)
+        with self.block(limit):
+            for _ in range(count):
+                stream.write(data)
+                stream.read(size)
+
+    def download(self, stream: Any, total: int, limit: float | None) -> None:
+        with self.block(limit):
+            while total > 0:
+                data = stream.read(READ_SIZE)
+                if not data:
+                    raise EOFError
+                total -= len(data)
+
+    def upload(self, stream: Any, head: bytes, body: bytes, limit: float) -> None:
+        with self.timeout(limit):
+            stream.write(head)
+            stream.write(body)
+            stream.read(READ_SIZE)
+
+    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+        if limit is None:
+            self.open(address, None).close()
+        else:
+            with self.timeout(limit):
+                self.open(address, None).close()
+
+    def get(
+        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+    ) -> None:
+        with self.timeout(limit), self.open(address, tls) as stream:
+            stream.write(request("GET", target))
+            while (data := stream.read()) and not data.endswith(b"." * 20):
+                pass
+
+    def put(
+        self,
+        address: tuple[str, int],
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        with self.timeout(limit), self.open(address, tls) as stream:
+            for piece in [request("PUT", target, sum(map(len, pieces))), *pieces]:
+                stream.write(piece)
+            stream.read()
+
+
+class HttpxNet(_Blocks):
+    name = "httpx_net"
+    timeout = staticmethod(httpx_net.timeout)
+    wrap = staticmethod(httpx_net.NetworkStream)
+
+    def __init__(self) -> None:
+        self._net = httpx_net.NetworkBackend()
+
+    def open(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> Any:
+        stream = self._net.connect(*address)
+        if tls is not None:
+            stream.start_tls(tls, hostname=address[0])
+        return stream
+
+
+class Httpx(_Blocks):
+    """The pre-releases of httpx 1.0: the network layer alone."""
+
+    name = "httpx 1.0"
+
+    def __init__(self) -> None:
+        self.timeout = httpx.timeout
+        self._net = HttpxBackend(ssl.create_default_context())
+
+    def wrap(self, sock: socket.socket) -> Any:
+        return HttpxStream(sock, sock.getpeername())
+
+    def open(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> Any:
+        if tls is None:
+            return self._net.connect(*address)
+        return HttpxBackend(tls).connect_tls(*address)
+
+
+class Httpcore:
+    """A timeout given to each call. The network layer alone, except for ``get`` and ``put``."""
+
+    name = "httpcore"
+
+    def __init__(self) -> None:
+        self._net = httpcore.SyncBackend()
+
+    def wrap(self, sock: socket.socket) -> Any:
+        return SyncStream(sock)
+
+    def reads(self, stream: Any, size: int, count: int, limit: float | None, nested: int) -> None:
+        for _ in range(count):
+            stream.read(size, timeout=limit)
+
+    def writes(
+        self, stream: Any, data: bytes, count: int, limit: float | None, nested: int
+    ) -> None:
+        for _ in range(count):
+            stream.write(data, timeout=limit)
+
+    def exchanges(self, stream: Any, data: bytes, count: int, limit: float | None) -> None:
+        size = len(data)
+        for _ in range(count):
+            stream.write(data, timeout=limit)
+            stream.read(size, timeout=limit)
+
+    def download(self, stream: Any, total: int, limit: float | None) -> None:
+        while total > 0:
+            data = stream.read(READ_SIZE, timeout=limit)
+            if not data:
+                raise EOFError
+            total -= len(data)
+
+    def upload(self, stream: Any, head: bytes, body: bytes, limit: float) -> None:
+        stream.write(head, timeout=limit)
+        stream.write(body, timeout=limit)
+        stream.read(READ_SIZE, timeout=limit)
+
+    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+        self._net.connect_tcp(*address, timeout=limit).close()
+
+    def get(
+        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+    ) -> None:
+        self._request("GET", address, target, tls, limit)
+
+    def put(
+        self,
+        address: tuple[str, int],
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        self._request("PUT", address, target, tls, limit, pieces)
+
+    def _request(
+        self,
+        method: str,
+        address: tuple[str, int],
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        pieces: Iterable[bytes] = (),
+    ) -> None:
+        pieces = list(pieces)
+        with httpcore.ConnectionPool(ssl_context=tls) as pool:
+            pool.request(
+                method,
+                url(address, target, tls),
+                headers={"Content-Length": str(sum(map(len, pieces)))} if pieces else {},
+                content=iter(pieces) if pieces else None,
+                extensions={"timeout": dict.fromkeys(("connect", "read", "write", "pool"), limit)},
+            )
+
+
+class HttpClient:
+    """The standard library's client: one timeout, which its socket has for each call."""
+
+    name = "http.client"
+
+    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+        conn = http.client.HTTPConnection(*address, timeout=limit)
+        conn.connect()
+        conn.close()
+
+    def get(
+        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+    ) -> None:
+        with contextlib.closing(self._connection(address, tls, limit)) as conn:
+            conn.request("GET", target)
+            conn.getresponse().read()
+
+    def put(
+        self,
+        address: tuple[str, int],
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        with contextlib.closing(self._connection(address, tls, limit)) as conn:
+            length = str(sum(map(len, pieces)))
+            conn.request("PUT", target, body=iter(pieces), headers={"Content-Length": length})
+            conn.getresponse().read()
+
+    def _connection(
+        self, address: tuple[str, int], tls: ssl.SSLContext | None, limit: float
+    ) -> http.client.HTTPConnection:
+        if tls is None:
+            return http.client.HTTPConnection(*address, timeout=limit)
+        return http.client.HTTPSConnection(*address, timeout=limit, context=tls)
+
+
+class Urllib3:
+    """A pool with a timeout for connecting, one for each read, and a total for both."""
+
+    name = "urllib3"
+
+    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+        conn = urllib3.connection.HTTPConnection(*address, timeout=limit)
+        conn.connect()
+        conn.close()
+
+    def get(
+        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+    ) -> None:
+        with self._pool(tls, limit) as pool:
+            pool.request("GET", url(address, target, tls))
+
+    def put(
+        self,
+        address: tuple[str, int],
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        with self._pool(tls, limit) as pool:
+            headers = {"Content-Length": str(sum(map(len, pieces)))}
+            pool.request("PUT", url(address, target, tls), body=iter(pieces), headers=headers)
+
+    def _pool(self, tls: ssl.SSLContext | None, limit: float) -> Any:
+        return urllib3.PoolManager(
+            timeout=urllib3.Timeout(total=limit), retries=False, ssl_context=tls
+        )
+
+
+def request(method: str, target: str, length: int = 0) -> bytes:
+    """The head of a request, for those who don't write it themselves."""
+    return (
+        f"{method} {target} HTTP/1.1\r\nHost: server\r\nContent-Length: {length}\r\n\r\n".encode()
+    )
+
+
+def url(address: tuple[str, int], target: str, tls: ssl.SSLContext | None) -> str:
+    return f"{'http' if tls is None else 'https'}://{address[0]}:{address[1]}{target}"
+
+
+def streams() -> list[Any]:
+    """Those that work on a connected socket, the baseline first."""
+    found: list[Any] = [Socket(), HttpxNet()]
+    if httpcore is not None:
+        found.append(Httpcore())
+    if httpx is not None:
+        found.append(Httpx())
+    return found
+
+
+def everybody() -> list[Any]:
+    return [*streams(), HttpClient(), *([] if urllib3 is None else [Urllib3()])]
+
+
+def versions() -> dict[str, str]:
+    """Of those that were installed: what was measured."""
+    found = {}
+    for name in ("httpcore", "httpx", "urllib3"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
