@@ -194,13 +194,7 @@ class TLSOverTLS(TLSLayer):
         super().__init__(self._object, self._unseal, self._seal)
 
     def _do_handshake(self) -> None:
-        try:
-            self._run(self._object.do_handshake)
-        except WANTS:
-            raise
-        except OSError:
-            self._flush_what_goes()  # the alert that tells the peer why (RFC 8446, section 6.2)
-            raise
+        self._run(self._object.do_handshake)
         self._flush()
 
     def _unseal(self, size: int) -> bytes:
@@ -220,7 +214,7 @@ class TLSOverTLS(TLSLayer):
             self._object.unwrap()
         except (OSError, ValueError):
             pass
-        self._flush_what_goes()
+        self._flush_what_goes()  # or the alert of a failed handshake (RFC 8446, section 6.2)
         self._below.close_notify()
 
     def pending(self) -> bool:
