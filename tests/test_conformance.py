@@ -474,7 +474,7 @@ def test_a_stream_that_breaks_a_promise_is_found_out(
     broken: Callable[[Any], Any], promise: Promise, peers: Peers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conformance, "SLACK", 0.3)
-    monkeypatch.setattr(conformance, "PATIENCE", 1.0)
+    monkeypatch.setattr(conformance, "PATIENCE", 0.6)
     stream, peer = tcp(peers)
     peer.settimeout(0.3)  # type: ignore[attr-defined]
     with stream, pytest.raises((AssertionError, OSError, EOFError, KeyError)):

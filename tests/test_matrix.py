@@ -1,0 +1,375 @@
+"""The matrix of deadlines: everything that waits, against everything a peer can do wrong.
+
+Each cell is played twice. Once under a deadline, which has to end it, on time; once under one that
+has been lifted, which must not: after its time has passed the peer mends its ways, and the
+operation has to succeed.
+
+``pytest -s tests/test_matrix.py`` prints how late each of them ended.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import pytest
+
+import httpx_net
+from dialing import Listed, Resolver
+from httpx_net import NetworkStream
+from peers import (
+    HANG,
+    Address,
+    Handler,
+    Peers,
+    TLSInside,
+    client_context,
+    client_may_leave,
+    server_context,
+    wrap_server,
+)
+
+LIMIT = 0.1  # seconds: each deadline
+SLACK = 2.0  # how late one may be; on a quiet machine it's a millisecond
+PAUSE = 0.005  # seconds between the bytes of a peer that is slow
+HALF = 400  # bytes, after which some peers die: less than a handshake takes
+READ = b"read" * 16_384
+WRITTEN = bytes(4 * 1024 * 1024)
+
+# What the kernel takes off a writer's hands has not been read by anybody.
+SMALL_BUFFERS = httpx_net.NetworkBackend(
+    socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)]
+)
+
+
+# ---- What can go wrong on the way
+
+
+def honest(passed: int) -> int:
+    return 65_536
+
+
+def nothing(passed: int) -> int:
+    return 0
+
+
+def one_at_a_time(passed: int) -> int:
+    return 1
+
+
+def half(passed: int) -> int:
+    return max(0, HALF - passed)
+
+
+Pace = Callable[[int], int]  # how many bytes may go next, once so many have passed
+
+
+class Vice(NamedTuple):
+    """What becomes of the bytes: those to the client, and those from it."""
+
+    name: str
+    down: Pace = honest
+    up: Pace = honest
+
+
+SILENT = Vice("silent", down=nothing)
+DRIPS = Vice("drips", down=one_at_a_time)
+DIES = Vice("dies after half", down=half)
+NEVER_READS = Vice("never reads", up=nothing)
+SIPS = Vice("slow reader", up=one_at_a_time)
+STOPS = Vice("stops reading after half", up=half)
+
+
+class Relay:
+    """Stands between the client and an honest server, and has a vice.
+
+    It shows from ``spoil()`` to ``release()``; before and after, all bytes pass at once.
+    """
+
+    def __init__(self, peers: Peers, server: Handler, vice: Vice) -> None:
+        self._vice = vice
+        self._spoiled, self._released = threading.Event(), threading.Event()
+        self._target = peers.serve(server)
+        self.address: Address = peers.serve(self._run)
+        self.spoil, self.release = self._spoiled.set, self._released.set
+
+    def _run(self, client: socket.socket) -> None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        with socket.create_connection(self._target, timeout=HANG) as server:
+            up = threading.Thread(target=self._carry, args=(client, server, self._vice.up))
+            up.start()
+            self._carry(server, client, self._vice.down)
+            up.join()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, pace: Pace) -> None:
+        passed = 0
+        with suppress(ConnectionError):
+            while True:
+                if not select.select([source], [], [], PAUSE)[0]:
+                    continue
+                # Looked at after the bytes have come: these came after spoil(), if that was called.
+                vicious = self._spoiled.is_set() and not self._released.is_set()
+                size = pace(passed) if vicious else 65_536
+                if size:
+                    data = source.recv(size)
+                    if not data:
+                        break
+                    sink.sendall(data)
+                    passed += len(data) if vicious else 0
+                if vicious and size < 65_536:
+                    self._released.wait(PAUSE)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+
+def server_of(layers: int) -> Handler:
+    """An honest server, in so many layers of TLS: for each question mark it sends ``READ``."""
+
+    def handler(conn: Any) -> None:
+        context = server_context("server")
+        with client_may_leave():
+            if layers:
+                conn = wrap_server(context, conn)
+            with conn:
+                inside = TLSInside(context, conn) if layers == 2 else conn
+                while data := inside.recv(65_536):
+                    if b"?" in data:
+                        inside.sendall(READ)
+
+    return handler
+
+
+# ---- The operations
+
+
+def handshake(stream: NetworkStream) -> None:
+    stream.start_tls(client_context(), hostname="localhost")
+
+
+def read(stream: NetworkStream) -> None:
+    stream.write(b"?")
+    left = len(READ)
+    while left:
+        left -= len(stream.read(left))
+
+
+def write(stream: NetworkStream) -> None:
+    stream.write(WRITTEN)
+
+
+class Operation(NamedTuple):
+    name: str
+    layers_before: int
+    act: Callable[[NetworkStream], None]
+    layers_of_server: int
+
+
+HANDSHAKES = [
+    Operation("handshake", 0, handshake, 1),
+    Operation("inner handshake", 1, handshake, 2),
+]
+READS = [
+    Operation(f"{kind}read", layers, read, layers)
+    for layers, kind in enumerate(("", "TLS ", "inner "))
+]
+WRITES = [
+    Operation(f"{kind}write", layers, write, layers)
+    for layers, kind in enumerate(("", "TLS ", "inner "))
+]
+CELLS = [
+    *((operation, vice) for operation in READS for vice in (SILENT, DRIPS, DIES)),
+    *((operation, vice) for operation in WRITES for vice in (NEVER_READS, SIPS, STOPS)),
+    *(
+        (operation, vice)
+        for operation in HANDSHAKES
+        for vice in (SILENT, DRIPS, DIES, NEVER_READS, SIPS, STOPS)
+    ),
+]
+
+each_cell = pytest.mark.parametrize(
+    ("operation", "vice"),
+    CELLS,
+    ids=[f"{operation.name}, {vice.name}" for operation, vice in CELLS],
+)
+
+
+@contextmanager
+def on_stage(
+    peers: Peers, operation: Operation, vice: Vice
+) -> Iterator[tuple[NetworkStream, Relay]]:
+    """A stream that is ready for the operation, over a relay whose vice shows from now on."""
+    relay = Relay(peers, server_of(operation.layers_of_server), vice)
+    with SMALL_BUFFERS.connect(*relay.address) as stream:
+        for _ in range(operation.layers_before):
+            handshake(stream)
+        relay.spoil()
+        try:
+            yield stream, relay
+        finally:
+            relay.release()
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[dict[str, float]]:
+    """How late each cell ended, in seconds; printed at the end, for who wants to see it."""
+    table: dict[str, float] = {}
+    yield table
+    sys.stdout.write(f"\n\n{f'seconds late, of a deadline of {LIMIT}':>44}\n")
+    for cell, late in sorted(table.items()):
+        sys.stdout.write(f"{cell:>44} {late:.4f}\n")
+
+
+@contextmanager
+def times_out(cell: str, table: dict[str, float]) -> Iterator[None]:
+    start = time.monotonic()
+    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(LIMIT):
+        yield
+    late = table[cell] = time.monotonic() - start - LIMIT
+    assert 0.0 <= late < SLACK
+    assert f"timeout({LIMIT}) expired" in str(caught.value)
+
+
+@contextmanager
+def lifted(release: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Lifts a deadline of ``LIMIT``; what is in the block has to be at it still when it passes."""
+    start = time.monotonic()
+    mend = threading.Timer(LIMIT * 1.5, release)
+    mend.start()
+    with httpx_net.timeout(LIMIT) as t:
+        t.cancel()
+        yield
+    assert time.monotonic() - start > LIMIT, "this did not wait for anybody"
+    mend.join()
+
+
+@each_cell
+def test_it_ends_by_its_deadline(
+    peers: Peers, table: dict[str, float], operation: Operation, vice: Vice
+) -> None:
+    in_time = times_out(f"{operation.name}, {vice.name}", table)
+    with on_stage(peers, operation, vice) as (stream, _), in_time:
+        operation.act(stream)
+
+
+@each_cell
+def test_it_does_not_end_by_a_deadline_that_was_lifted(
+    peers: Peers, operation: Operation, vice: Vice
+) -> None:
+    with on_stage(peers, operation, vice) as (stream, relay), lifted(relay.release):
+        operation.act(stream)
+
+
+# ---- Before there is a stream
+
+
+@pytest.fixture
+def hanging(resolver: Resolver, peers: Peers) -> Iterator[Resolver]:
+    """A resolver that doesn't answer; when it does, ``somebody.test`` has an address."""
+    resolver.answers["somebody.test"] = peers.serve(server_of(0))
+    resolver.hang()
+    yield resolver
+    resolver.answer()
+
+
+def connect_by_name(resolver: Resolver) -> None:
+    port = resolver.answers["somebody.test"][1]  # type: ignore[index]
+    httpx_net.NetworkBackend().connect("somebody.test", port).close()
+
+
+def test_resolving_ends_by_its_deadline(hanging: Resolver, table: dict[str, float]) -> None:
+    with times_out("resolve, silent", table):
+        connect_by_name(hanging)
+
+
+def test_resolving_does_not_end_by_a_deadline_that_was_lifted(hanging: Resolver) -> None:
+    with lifted(hanging.answer):
+        connect_by_name(hanging)
+
+
+class Hole(Peers):
+    """Peers that can open their black hole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connected = threading.Event()
+
+    def listen(self, family: int = socket.AF_INET, backlog: int = 128) -> socket.socket:
+        self.listener = super().listen(family, backlog)
+        return self.listener
+
+    def open(self) -> None:
+        """Accept who comes, until the client has: its SYN is sent again after a second."""
+        self.listener.settimeout(0.05)
+        until = time.monotonic() + HANG
+        while not self.connected.is_set() and time.monotonic() < until:
+            with suppress(TimeoutError):
+                self.listener.accept()[0].close()
+
+
+@pytest.fixture
+def hole() -> Iterator[Hole]:
+    hole = Hole()
+    yield hole
+    hole.close()
+
+
+def test_connecting_to_one_ends_by_its_deadline(hole: Hole, table: dict[str, float]) -> None:
+    address = hole.black_hole()
+    with times_out("connect to one, silent", table):
+        httpx_net.NetworkBackend().connect(*address)
+
+
+def test_connecting_to_one_does_not_end_by_a_deadline_that_was_lifted(hole: Hole) -> None:
+    address = hole.black_hole()
+    with lifted(hole.open):
+        httpx_net.NetworkBackend().connect(*address).close()
+        hole.connected.set()
+
+
+@pytest.mark.parametrize("delay", [0.03, 0.25, None])
+def test_connecting_to_several_ends_by_its_deadline(
+    hole: Hole, table: dict[str, float], delay: float | None
+) -> None:
+    net = Listed([hole.black_hole(), hole.black_hole()], happy_eyeballs_delay=delay)
+    pace = "one by one" if delay is None else f"{delay} s apart"
+    with times_out(f"connect to several {pace}, silent", table):
+        net.connect("somebody.test", 80)
+
+
+def test_connecting_to_several_does_not_end_by_a_deadline_that_was_lifted(
+    hole: Hole, peers: Peers
+) -> None:
+    found = [hole.black_hole(), peers.serve(server_of(0))]
+    with lifted():
+        Listed(found, happy_eyeballs_delay=LIMIT * 1.5).connect("somebody.test", 80).close()
+
+
+# ---- Closing, which waits for nobody
+
+
+@pytest.mark.parametrize("state", ["standing", "passed", "lifted"])
+@pytest.mark.parametrize("vice", [SILENT, NEVER_READS], ids=lambda vice: vice.name)
+@pytest.mark.parametrize("operation", WRITES, ids=lambda operation: operation.name)
+def test_closing_waits_for_nobody(
+    peers: Peers, table: dict[str, float], operation: Operation, vice: Vice, state: str
+) -> None:
+    with on_stage(peers, operation, vice) as (stream, _):
+        if vice is NEVER_READS:
+            with suppress(TimeoutError), httpx_net.timeout(0.02):
+                operation.act(stream)  # which fills the send buffer
+        with httpx_net.timeout(0 if state == "passed" else 60.0) as t:
+            if state == "lifted":
+                t.cancel()
+            start = time.monotonic()
+            stream.close()
+            took = table[f"close ({operation.name}, {vice.name}, {state})"] = (
+                time.monotonic() - start
+            )
+        assert took < SLACK
+        assert stream.get_extra_info("socket").fileno() == -1
