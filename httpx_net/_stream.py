@@ -190,7 +190,7 @@ class NetworkStream(NetworkStreamInterface):
     def _handshake_error(self, exc: OSError, name: str | None) -> OSError:
         doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
         error = self._explained(exc, doing)
-        self._abandon()
+        self.close()
         return error
 
     def _at_end(self) -> bytes:
@@ -298,7 +298,7 @@ class NetworkStream(NetworkStreamInterface):
         except OSError as exc:
             raise self._handshake_error(exc, name) from None
         except BaseException:
-            self._abandon()
+            self.close()
             raise
 
     def get_extra_info(self, key: str) -> Any:
@@ -353,28 +353,20 @@ class NetworkStream(NetworkStreamInterface):
         The kernel goes on delivering what was written, unless the peer has sent something that was
         not read: then TCP resets the connection (RFC 1122, section 4.2.2.13).
         """
-        if self._closed:
-            return
-        self._client_addr = self.get_extra_info("client_addr")
         try:
-            self._closed = True
-            if self._tls is not None:
-                self._tls.close()
-            # Wakes the threads that are blocked in the kernel, which close() would not. Not the
-            # method of an SSLSocket, which would take off the TLS.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            if not self._closed:
+                self._client_addr = self.get_extra_info("client_addr")
+                self._closed = True
+                if self._tls is not None:
+                    self._tls.close()
+                # Wakes the threads that are blocked in the kernel, which close() would not. Not
+                # the method of an SSLSocket, which would take off the TLS.
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
             pass  # the connection is gone already
         finally:
-            self._close_socket()
-
-    def _abandon(self) -> None:
-        """Close a stream whose handshake failed, also if another thread has just done so.
-
-        That thread may have missed the socket that came of wrap_socket meanwhile.
-        """
-        self.close()
-        self._close_socket()
+            self._closed = True
+            self._close_socket()  # the second time, what another thread's start_tls made of it
 
     def _close_socket(self) -> None:
         try:
