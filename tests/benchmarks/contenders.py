@@ -2,7 +2,8 @@
 
 Each is measured by loops of its own, so that nothing stands around the calls that count. *limit* is
 the deadline for the whole loop in seconds, or None. What a peer offers instead of a deadline, a
-timeout for each call, is what it is given.
+timeout for each call, is what it is given. For ``reads``, ``writes`` and ``exchanges`` the caller
+enters ``block``, which is a deadline where they are set by blocks, and outside of what is measured.
 
 The first few can wrap a connected socket, and so take part in all measurements. http.client and
 urllib3 are whole HTTP clients: they take part where a request is sent.
@@ -49,7 +50,10 @@ class Socket:
     def wrap(self, sock: socket.socket) -> Any:
         return sock
 
-    def reads(self, sock: Any, size: int, count: int, limit: float | None, nested: int) -> None:
+    def block(self, limit: float | None, nested: int = 1) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def reads(self, sock: Any, size: int, count: int, limit: float | None) -> None:
         if limit is None:
             for _ in range(count):
                 sock.recv(size)
@@ -62,7 +66,7 @@ class Socket:
             sock.settimeout(left)
             sock.recv(size)
 
-    def writes(self, sock: Any, data: bytes, count: int, limit: float | None, nested: int) -> None:
+    def writes(self, sock: Any, data: bytes, count: int, limit: float | None) -> None:
         if limit is None:
             for _ in range(count):
                 sock.sendall(data)
@@ -187,24 +191,19 @@ class _Blocks:
             blocks.enter_context(self.timeout(limit))
         return blocks
 
-    def reads(self, stream: Any, size: int, count: int, limit: float | None, nested: int) -> None:
-        with self.block(limit, nested):
-            for _ in range(count):
-                stream.read(size)
+    def reads(self, stream: Any, size: int, count: int, limit: float | None) -> None:
+        for _ in range(count):
+            stream.read(size)
 
-    def writes(
-        self, stream: Any, data: bytes, count: int, limit: float | None, nested: int
-    ) -> None:
-        with self.block(limit, nested):
-            for _ in range(count):
-                stream.write(data)
+    def writes(self, stream: Any, data: bytes, count: int, limit: float | None) -> None:
+        for _ in range(count):
+            stream.write(data)
 
     def exchanges(self, stream: Any, data: bytes, count: int, limit: float | None) -> None:
         size = len(data)
-        with self.block(limit):
-            for _ in range(count):
-                stream.write(data)
-                stream.read(size)
+        for _ in range(count):
+            stream.write(data)
+            stream.read(size)
 
     def download(self, stream: Any, total: int, limit: float | None) -> None:
         with self.block(limit):
@@ -293,13 +292,14 @@ class Httpcore:
     def wrap(self, sock: socket.socket) -> Any:
         return SyncStream(sock)
 
-    def reads(self, stream: Any, size: int, count: int, limit: float | None, nested: int) -> None:
+    def block(self, limit: float | None, nested: int = 1) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def reads(self, stream: Any, size: int, count: int, limit: float | None) -> None:
         for _ in range(count):
             stream.read(size, timeout=limit)
 
-    def writes(
-        self, stream: Any, data: bytes, count: int, limit: float | None, nested: int
-    ) -> None:
+    def writes(self, stream: Any, data: bytes, count: int, limit: float | None) -> None:
         for _ in range(count):
             stream.write(data, timeout=limit)
 

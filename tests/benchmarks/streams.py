@@ -67,9 +67,10 @@ def small_reads(
     def batch() -> float:
         for _ in range(count):  # one TLS record each
             theirs.sendall(SMALL)
-        start = perf_counter()
-        contender.reads(conn, len(SMALL), count, limit, nested)
-        return (perf_counter() - start) / count * 1e6
+        with contender.block(limit, nested):
+            start = perf_counter()
+            contender.reads(conn, len(SMALL), count, limit)
+            return (perf_counter() - start) / count * 1e6
 
     return batch
 
@@ -81,9 +82,10 @@ def small_writes(
     conn = contender.wrap(ours)
 
     def batch() -> float:
-        start = perf_counter()
-        contender.writes(conn, SMALL, count, limit, nested)
-        seconds = perf_counter() - start
+        with contender.block(limit, nested):
+            start = perf_counter()
+            contender.writes(conn, SMALL, count, limit)
+            seconds = perf_counter() - start
         taken = 0
         while taken < count * len(SMALL):
             taken += len(theirs.recv(READ_SIZE))
@@ -184,9 +186,10 @@ def ping_pong(extent: Extent, near: Server, far: Server) -> Iterator[Row]:
 
     def exchanging(contender: Any, conn: Any, limit: float | None, count: int = 10) -> Batch:
         def batch() -> float:
-            start = perf_counter()
-            contender.exchanges(conn, SMALL, count, limit)
-            return (perf_counter() - start) / count * 1e6
+            with contender.block(limit):
+                start = perf_counter()
+                contender.exchanges(conn, SMALL, count, limit)
+                return (perf_counter() - start) / count * 1e6
 
         return batch
 
@@ -218,7 +221,8 @@ def many_threads(extent: Extent, server: Server) -> Iterator[Row]:
 
             def one(conn: Any) -> None:
                 together.wait()
-                contender.exchanges(conn, SMALL, exchanges, LIMIT)
+                with contender.block(LIMIT):
+                    contender.exchanges(conn, SMALL, exchanges, LIMIT)
                 together.wait()
 
             running = [threading.Thread(target=one, args=(conn,)) for conn in conns]

@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import contenders
@@ -104,19 +103,20 @@ def trace(repeat: int) -> None:
 def ready(contender: Any, pair: Any, limit: float | None, how: str, repeat: int) -> None:
     ours, theirs = pair
     conn = contender.wrap(ours)
-    in_block(contender, limit, lambda: contender.writes(conn, SMALL, 1, rest(contender, limit), 1))
-    theirs.recv(4096)
 
     def read() -> None:
-        contender.reads(conn, len(SMALL), 1, rest(contender, limit), 1)
+        contender.reads(conn, len(SMALL), 1, limit)
 
     def write() -> None:
-        contender.writes(conn, SMALL, 1, rest(contender, limit), 1)
+        contender.writes(conn, SMALL, 1, limit)
 
-    for what, act in (("write", write), ("read", read)):
-        for _ in range(repeat):
-            theirs.sendall(SMALL)
-            marked(contender, limit, f"{what} that is ready, {how}", act)
+    with contender.block(limit):
+        write()  # the first operation under a deadline makes the socket non-blocking
+        theirs.recv(len(SMALL))
+        for what, act in (("write", write), ("read", read)):
+            for _ in range(repeat):
+                theirs.sendall(SMALL)
+                marked(contender, f"{what} that is ready, {how}", act)
 
 
 def must_wait(
@@ -139,13 +139,13 @@ def must_wait(
         conn = contender.wrap(ours)
 
         def read(conn: Any = conn) -> None:
-            contender.reads(conn, len(SMALL), 1, rest(contender, limit), 1)
+            contender.reads(conn, len(SMALL), 1, limit)
 
-        # Non-blocking by now, as after the write of a request.
-        in_block(contender, limit, lambda conn=conn: contender.writes(conn, SMALL, 1, None, 1))
-        for number in ("first", "next"):
-            go.send(b".")
-            marked(contender, limit, f"{number} read that must wait, {how}", read)
+        with contender.block(limit):
+            contender.writes(conn, SMALL, 1, limit)
+            for number in ("first", "next"):
+                go.send(b".")
+                marked(contender, f"{number} read that must wait, {how}", read)
         go.close()
         os.waitpid(child, 0)
 
@@ -158,31 +158,13 @@ def connecting(contender: Any, limit: float | None, under: str, repeat: int) -> 
             def act() -> None:
                 contender.connect_and_close(address, limit)
 
-            marked(contender, None, f"connect to an address and close, {under}", act)
+            marked(contender, f"connect to an address and close, {under}", act)
 
 
-def rest(contender: Any, limit: float | None) -> float | None:
-    """The limit that a loop is given: None where ``in_block`` has entered the block already."""
-    return None if has_blocks(contender) else limit
-
-
-def has_blocks(contender: Any) -> bool:
-    return hasattr(contender, "timeout")
-
-
-def in_block(contender: Any, limit: float | None, act: Callable[[], None]) -> None:
-    block = contender.timeout(limit) if limit and has_blocks(contender) else nullcontext()
-    with block:
-        act()
-
-
-def marked(contender: Any, limit: float | None, what: str, act: Callable[[], None]) -> None:
-    def between_marks() -> None:
-        os.path.exists(f"{MARK}begin {what}/{contender.name}")
-        act()
-        os.path.exists(f"{MARK}end {what}/{contender.name}")
-
-    in_block(contender, limit, between_marks)
+def marked(contender: Any, what: str, act: Callable[[], None]) -> None:
+    os.path.exists(f"{MARK}begin {what}/{contender.name}")
+    act()
+    os.path.exists(f"{MARK}end {what}/{contender.name}")
 
 
 if __name__ == "__main__":
