@@ -189,14 +189,17 @@ class Meddled:
     """What a peer says through *conn*, meddled with after so many bytes of it.
 
     Then ``vice(conn, rest)`` takes over, with the rest of what was to be sent; what it returns is
-    sent instead, and if that is None, nothing more is.
+    sent instead, and if that is None, nothing more is. From then on the peer does not listen: where
+    it would wait for an answer to what nobody has understood, it hears that the stream has ended.
     """
 
     def __init__(self, conn: Any, after: int, vice: Callable[[Any, bytes], bytes | None]) -> None:
-        self.recv = conn.recv
         self._conn = conn
         self._left: float = after
         self._vice = vice
+
+    def recv(self, size: int) -> bytes:
+        return b"" if self._left == math.inf else self._conn.recv(size)
 
     def sendall(self, data: bytes) -> None:
         if len(data) > self._left:

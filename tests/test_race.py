@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
-import linecache
 import math
 import os
 import re
@@ -13,7 +12,6 @@ import select
 import selectors
 import socket
 import struct
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +27,7 @@ from conftest import open_descriptors
 from dialing import Listed, interrupted_when, main_thread_is_in, until
 from httpx_net import _race, _wait
 from httpx_net._race import MOST_AT_ONCE, Schedule, interleaved
+from interrupts import interrupted_at
 from peers import HANG, Address, Peers, silent
 
 # ---- On paper. Times are whole milliseconds, so that sums are exact.
@@ -419,30 +418,6 @@ def test_an_interrupt_at_any_line_leaves_nothing_open(peers: Peers, delay) -> No
             stream.close()
             break
     assert 50 < line < 1000
-
-
-@contextmanager
-def interrupted_at(number: int) -> Iterator[None]:
-    """Press Ctrl-C when so many lines of the package have been run.
-
-    Except at a ``try``: CPython sees to it that no signal is handled on the way into one.
-    """
-    lines = itertools.count()
-
-    def trace(frame, event, arg):
-        if not frame.f_code.co_filename.startswith(os.path.dirname(httpx_net.__file__)):
-            return None
-        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        if event == "line" and line != "try:" and next(lines) == number:
-            raise KeyboardInterrupt
-        return trace
-
-    tracing = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield
-    finally:
-        sys.settrace(tracing)
 
 
 def test_a_connection_to_itself_is_refused(peers: Peers, bound) -> None:

@@ -1,0 +1,402 @@
+"""Models: streams against a few lines that say what they are, whatever is done to them.
+
+The deadlines have theirs in test_deadlines, the race has its own in test_race.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import httpx_net
+from dialing import until
+from httpx_net import NetworkStream
+from peers import (
+    HANG,
+    Meddled,
+    Over,
+    Peers,
+    TLSInside,
+    client_context,
+    client_may_leave,
+    server_context,
+)
+from test_conformance import Pair, tcp, tls_1_2, tls_1_3, tls_in_tls
+
+CONTEXT = client_context()
+
+
+@contextmanager
+def new_peers() -> Iterator[Peers]:
+    """What the fixture is, for one example."""
+    peers = Peers()
+    try:
+        yield peers
+    finally:
+        peers.close()
+
+
+# ---- Bytes: a stream is two queues
+
+# Up to three records, and no more in all than the kernel keeps for a peer that is not reading.
+pieces = st.integers(0, 40_000) | st.sampled_from([0, 1, 16_383, 16_384, 16_385])
+sizes = st.integers(1, 100) | st.integers(1, 100_000)
+steps = st.one_of(
+    st.tuples(st.sampled_from(["we write", "they send"]), pieces),
+    st.tuples(st.sampled_from(["we read", "they receive"]), sizes),
+    st.tuples(st.sampled_from(["we are late", "is it readable?"]), st.just(1)),
+)
+
+
+@pytest.mark.parametrize("make_pair", [tcp, tls_1_2, tls_1_3, tls_in_tls])
+@given(script=st.lists(steps, max_size=25), seconds=st.sampled_from([None, HANG]))
+@settings(max_examples=25)
+def test_what_goes_in_comes_out_in_any_pieces_both_ways(
+    make_pair: Callable[[Peers], Pair], script: list[tuple[str, int]], seconds: float | None
+) -> None:
+    with new_peers() as peers, httpx_net.timeout(seconds):
+        stream, peer = make_pair(peers)
+        with stream, contextlib.closing(peer):
+            play(stream, peer, script)
+
+
+def play(stream: Any, peer: Any, script: list[tuple[str, int]]) -> None:
+    source = random.Random(0)
+    to_them, to_us = bytearray(), bytearray()  # on the way
+
+    def is_right() -> bool:
+        return stream.get_extra_info("is_readable") == bool(to_us)
+
+    for step, number in script:
+        if step == "we write" and len(to_them) + number < 80_000:
+            to_them += (data := source.randbytes(number))
+            stream.write(data)
+        elif step == "they send" and 0 < len(to_us) + number < 80_000:
+            to_us += (data := source.randbytes(number))
+            peer.sendall(data)
+        elif step == "they receive" and to_them:
+            comes_out(to_them, peer.recv(number), number)
+        elif step == "we read" and to_us:
+            comes_out(to_us, stream.read(number), number)
+        elif step == "we are late":
+            with pytest.raises(TimeoutError), httpx_net.timeout(0):
+                stream.read(number)
+        elif step == "is it readable?":
+            until(is_right)
+    while to_us:
+        comes_out(to_us, stream.read(), 65_536)
+    while to_them:
+        comes_out(to_them, peer.recv(65_536), 65_536)
+
+
+def comes_out(queue: bytearray, data: bytes, at_most: int) -> None:
+    assert 1 <= len(data) <= at_most
+    assert queue.startswith(data)
+    del queue[: len(data)]
+
+
+# ---- Garbage: a peer may say anything, anywhere
+
+PAYLOAD = random.Random(0).randbytes(20_000)  # two records
+SAID = 26_000  # what all of it comes to, handshakes included, at least
+
+
+def ends(conn: Any, rest: bytes) -> None:
+    """Say no more."""
+
+
+def talks(garbage: bytes) -> Callable[[Any, bytes], None]:
+    """Say *garbage* instead, and no more."""
+
+    def vice(conn: Any, rest: bytes) -> None:
+        conn.sendall(garbage)
+
+    return vice
+
+
+def adds(garbage: bytes) -> Callable[[Any, bytes], bytes]:
+    """Say *garbage* in between."""
+    return lambda conn, rest: garbage + rest
+
+
+def flips(bit: int) -> Callable[[Any, bytes], bytes]:
+    """Change a bit of what is to come next."""
+    return lambda conn, rest: bytes([rest[0] ^ (1 << bit)]) + rest[1:]
+
+
+def skips(count: int) -> Callable[[Any, bytes], bytes]:
+    return lambda conn, rest: rest[count:]
+
+
+# As long as what is expected, or looking like it: handshake, alert or data.
+records = st.builds(
+    lambda kind, version, body: bytes([kind, 3, version]) + len(body).to_bytes(2, "big") + body,
+    st.integers(20, 24),
+    st.integers(0, 4),
+    st.binary(max_size=300),
+)
+garbage = st.binary(max_size=2000) | records | st.just(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+vices = st.one_of(
+    st.just(ends),
+    st.builds(talks, garbage),
+    st.builds(adds, garbage),
+    st.builds(flips, st.integers(0, 7)),
+    st.builds(skips, st.integers(1, 30)),
+)
+moments = st.integers(0, 4000) | st.integers(0, SAID)  # most stages are over soon
+
+DOCUMENTED = {
+    OSError,
+    ConnectionResetError,
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ssl.SSLError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+    ssl.SSLCertVerificationError,
+}
+
+
+def says_all_meddled_with(
+    layers: int, inside: bool, moment: int, vice: Any, version: ssl.TLSVersion
+) -> Callable[[Any], None]:
+    """A peer that does TLS and says ``PAYLOAD``; its *vice* comes on the wire, or inside of TLS."""
+    context = server_context("server")
+    context.maximum_version = version
+
+    def peer(conn: Any) -> None:
+        tls: list[TLSInside] = []
+        with client_may_leave(), suppress(Over, ssl.SSLError):
+            for layer in range(layers):
+                if layer == inside:
+                    conn = Meddled(conn, moment, vice)
+                conn = TLSInside(context, conn)
+                tls.append(conn)
+            conn.sendall(PAYLOAD)
+            tls.pop().send_close_notify()
+        with client_may_leave(), suppress(Over, ssl.SSLError):
+            if inside:  # the stream outside of it ends in order, whatever goes on inside
+                tls[0].send_close_notify()
+
+    return peer
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    ("layers", "inside"), [(1, False), (2, False), (2, True)], ids=["TLS", "outside", "inside"]
+)
+@given(moment=moments, vice=vices)
+@settings(max_examples=100)
+def test_whatever_a_peer_says_no_other_byte_comes_out_and_only_documented_errors(
+    version: ssl.TLSVersion, layers: int, inside: bool, moment: int, vice: Any
+) -> None:
+    received, ended, failure = bytearray(), False, OSError
+    peer = says_all_meddled_with(layers, inside, moment, vice, version)
+    with new_peers() as peers, NetworkStream(peers.serve_pair(peer)) as stream:
+        try:
+            with httpx_net.timeout(HANG):  # which nothing here comes to
+                for _ in range(layers):
+                    stream.start_tls(CONTEXT, "localhost")
+                while data := stream.read():
+                    received += data
+                ended = True
+        except OSError as exc:
+            failure = type(exc)
+    assert failure in DOCUMENTED
+    assert PAYLOAD.startswith(received)
+    assert received == PAYLOAD or not ended
+
+
+# ---- Arguments: anything at all is refused before it costs a byte
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.complex_numbers(),
+    st.fractions(),
+    st.decimals(),
+    st.text(st.characters()),
+    st.binary(),
+    st.builds(bytearray, st.binary()),
+    st.builds(memoryview, st.binary()),
+    st.tuples(st.text(st.characters()), st.integers()),
+    st.lists(st.integers() | st.binary(), max_size=4),
+    st.dictionaries(st.text(), st.integers(), max_size=2),
+    st.builds(object),
+    st.sampled_from([int, len, Ellipsis, NotImplemented, ValueError(), socket.AF_INET]),
+)
+nearly_names = st.one_of(
+    st.text(st.sampled_from("a1.-:[]%\0 \n/@ß\u202e\ud800"), max_size=5),
+    st.from_regex(r"\A\[?[0-9a-f:.%]{1,20}\]?\Z"),
+    st.ip_addresses().map(str),
+    st.text("a", min_size=60, max_size=300),
+)
+
+
+def mostly(these: st.SearchStrategy[Any], others: st.SearchStrategy[Any]) -> Any:
+    return st.integers(0, 3).flatmap(lambda n: these if n else others)
+
+
+hosts = mostly(nearly_names, anything)
+ports = mostly(st.just(80), anything | st.integers(-1, 65_537))
+
+
+class Touched(Exception):
+    """Something would have gone to the network."""
+
+
+class Untouched(httpx_net.NetworkBackend):
+    def getaddrinfo(self, host: str, port: int) -> Any:
+        assert host.isascii()
+        assert host.isprintable()
+        assert " " not in host
+        assert 1 <= port <= 65_535
+        assert type(port) is int
+        raise Touched
+
+
+@contextmanager
+def refused_or(*fine: type[BaseException]) -> Iterator[None]:
+    """The arguments are refused; or it comes to what is *fine*."""
+    with suppress(ValueError, TypeError, *fine):
+        yield
+
+
+@given(hosts, ports)
+def test_any_arguments_of_connect(host: Any, port: Any) -> None:
+    with refused_or(Touched):
+        Untouched().connect(host, port)
+        pytest.fail("neither refused nor looked up")
+
+
+@given(hosts, ports)
+def test_any_arguments_of_getaddrinfo(host: Any, port: Any) -> None:
+    def touched(name: bytes, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if flags & socket.AI_NUMERICHOST:
+            return real(name, *args, flags=flags, **options)
+        raise Touched
+
+    real = socket.getaddrinfo
+    with pytest.MonkeyPatch.context() as patch, refused_or(Touched, socket.gaierror):
+        patch.setattr(socket, "getaddrinfo", touched)
+        found = httpx_net.NetworkBackend().getaddrinfo(host, port)
+        assert found[0][4][1] == port
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "local_address": hosts | st.tuples(hosts, ports),
+            "socket_options": anything | st.lists(st.tuples(anything, anything, anything)),
+            "happy_eyeballs_delay": anything,
+            "suppress_ragged_eofs": anything,
+        },
+    )
+)
+def test_any_arguments_of_a_backend(options: dict[str, Any]) -> None:
+    with refused_or():
+        assert repr(httpx_net.NetworkBackend(**options)) == "<NetworkBackend [threaded]>"
+
+
+numbers = st.integers(-(2**33), 2**33) | st.integers(0, 50)
+
+
+@given(st.tuples(numbers, numbers, numbers | st.binary(max_size=20) | st.booleans()))
+def test_any_socket_option_that_is_not_refused_is_for_the_system_to_refuse(option: Any) -> None:
+    try:
+        httpx_net.NetworkBackend(socket_options=[option])
+    except (ValueError, TypeError):
+        return
+    with socket.socket() as sock, suppress(OSError):
+        sock.setsockopt(*option)
+
+
+@given(anything)
+def test_any_argument_of_timeout(seconds: Any) -> None:
+    with refused_or(), httpx_net.timeout(seconds) as block:
+        with suppress(TimeoutError):
+            assert httpx_net.remaining() is None or httpx_net.remaining() > 0
+        assert not block.expired() or seconds < 1
+    assert httpx_net.remaining() is None
+
+
+@given(anything)
+def test_any_argument_of_a_stream(sock: Any) -> None:
+    with pytest.raises(TypeError):
+        NetworkStream(sock)
+
+
+@given(anything)
+def test_any_argument_of_read(max_bytes: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NetworkStream(ours) as stream:
+        theirs.sendall(b"x")
+        with refused_or():
+            assert stream.read(max_bytes) == b"x"
+            theirs.sendall(b"x")
+        assert stream.read() == b"x"
+
+
+@given(anything)
+def test_any_argument_of_write(data: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NetworkStream(ours) as stream:
+        sent = b""
+        with refused_or():
+            stream.write(data)
+            sent = bytes(data)
+        stream.close()
+        assert theirs.recv(65_536) == sent
+
+
+contexts = st.just(CONTEXT) | st.just(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) | anything
+
+
+@given(contexts, hosts)
+def test_any_arguments_of_start_tls(context: Any, hostname: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NetworkStream(ours) as stream:
+        try:
+            with httpx_net.timeout(0):
+                stream.start_tls(context, hostname)
+        except TimeoutError:  # they were good: it came to the deadline
+            assert " CLOSED" in repr(stream)
+            return
+        except (ValueError, TypeError):
+            pass
+        stream.write(b"in clear as before")
+        assert theirs.recv(100) == b"in clear as before"
+
+
+@given(hosts)
+def test_any_server_name_that_is_not_refused_is_one_that_ssl_takes(hostname: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NetworkStream(ours) as stream:
+        theirs.shutdown(socket.SHUT_WR)
+        with refused_or(ssl.SSLError):  # the handshake, which ends where it waits for an answer
+            stream.start_tls(CONTEXT, hostname)
+        began = " CLOSED" in repr(stream)
+        stream.close()
+        assert theirs.recv(1) == (b"\x16" if began else b"")
+
+
+KEYS = ["client_addr", "server_addr", "socket", "ssl_object", "is_readable"]
+
+
+@given(anything.filter(lambda key: key not in KEYS))  # Hypothesis knows what is in the source
+def test_any_key_of_get_extra_info(key: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, NetworkStream(ours) as stream:
+        assert stream.get_extra_info(key) is None
