@@ -1,0 +1,674 @@
+"""What no other module has a scene for: corners that measuring the suite has found, by module."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import queue
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import httpx_net
+from conftest import open_descriptors
+from dialing import Listed, Resolver, until
+from httpx_net import __main__ as command_line
+from httpx_net import _backend, _deadlines, _race, _resolve
+from httpx_net._names import lookup_name
+from httpx_net._tls import TLSLayer
+from peers import (
+    CERTIFICATES,
+    HANG,
+    Peers,
+    client_context,
+    connect_tls,
+    server_context,
+    silent,
+    wrap_server,
+)
+
+ROOT = Path(__file__).parent.parent
+SLOW = "slow.example.com"
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors and signals")
+
+
+# ---- _deadlines
+
+
+def test_a_block_that_another_thread_leaves_while_it_is_asked_for_sets_no_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def left_meanwhile() -> float:
+        monkeypatch.undo()
+        leaving = threading.Thread(target=block.__exit__, args=(None, None, None))
+        leaving.start()
+        leaving.join()
+        return 0.0
+
+    block = httpx_net.timeout(HANG)
+    block.__enter__()
+    block.cancel()
+    monkeypatch.setattr(_deadlines, "_clock", left_meanwhile)
+    assert httpx_net.remaining() is None
+
+
+@pytest.mark.parametrize("taken_in", [False, True])
+def test_an_interrupt_of_entering_leaves_no_block(
+    monkeypatch: pytest.MonkeyPatch, taken_in: bool
+) -> None:
+    class Interrupted(list[Any]):
+        def insert(self, *args: Any) -> None:
+            if taken_in:
+                super().insert(*args)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_deadlines._thread, "blocks", blocks := Interrupted())
+    with pytest.raises(KeyboardInterrupt), httpx_net.timeout(HANG):
+        pass
+    assert blocks == []
+
+
+def test_what_is_no_number_of_seconds_is_told() -> None:
+    with pytest.raises(TypeError) as caught:
+        httpx_net.timeout("soon")  # type: ignore[arg-type]
+    assert str(caught.value) == "a timeout is a real number of seconds or None, not 'soon'"
+    with pytest.raises(ValueError) as caught:
+        httpx_net.timeout(-1)
+    assert str(caught.value) == "a timeout is zero seconds or more, not -1"
+
+
+# ---- _names
+
+
+def test_a_long_name_is_refused_before_it_is_encoded() -> None:
+    with pytest.raises(ValueError, match="host is longer than 253 octets"):
+        lookup_name("é" * 254)
+    with pytest.raises(ValueError, match="no internationalized domain name"):
+        lookup_name("é" * 253)
+
+
+def test_a_name_may_have_any_printable_character() -> None:
+    assert lookup_name("!~") == "!~"
+
+
+def test_brackets_are_an_ipv6_address_s_only() -> None:
+    assert lookup_name("[::1]") == "::1"
+    assert lookup_name("[localhost]") == "[localhost]"
+    for half in ("x::1]", "[::1x"):
+        with pytest.raises(ValueError, match="has a colon but is no IPv6 address"):
+            lookup_name(half)
+
+
+def test_a_name_that_can_t_be_encoded_is_told_and_what_to_do() -> None:
+    with pytest.raises(ValueError) as caught:
+        lookup_name("faß.de")
+    assert str(caught.value) == (
+        "host 'faß.de' is another name in IDNA 2003 than in IDNA 2008; "
+        "pass it as A-labels (xn--...), as the package idna makes them"
+    )
+    with pytest.raises(ValueError, match=r"^host is no internationalized domain name: 'é\.\.de': "):
+        lookup_name("é..de")
+
+
+# ---- _resolve
+
+
+def test_a_name_whose_last_label_begins_with_a_digit_is_looked_up(resolver: Resolver) -> None:
+    resolver.answers["host.5g"] = ("127.0.0.1", 0)
+    assert _resolve.getaddrinfo("host.5g", 80)[0][4] == ("127.0.0.1", 80)
+    assert resolver.asked == ["host.5g"]
+
+
+def test_numbers_in_hexadecimal_are_an_address(resolver: Resolver) -> None:
+    assert _resolve.getaddrinfo("127.0x1", 80)[0][4] == ("127.0.0.1", 80)
+    assert resolver.asked == []
+
+
+@pytest.fixture
+def parked(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[Any]:
+    """The jobs of the one thread that waits for more, as in a new process after one look-up."""
+    monkeypatch.setattr(_resolve, "_process", process := _resolve._Process())
+    resolver.answers[SLOW] = ("127.0.0.1", 0)
+    resolve_in_time()
+    until(lambda: process._idle)
+    return process._idle[0]
+
+
+def resolve_in_time() -> None:
+    with httpx_net.timeout(HANG):
+        _resolve.getaddrinfo(SLOW, 80)
+
+
+class InterruptedJobs:
+    """Jobs with an interrupt before, or after, a look-up is put in."""
+
+    def __init__(self, jobs: queue.SimpleQueue[Any], after: bool) -> None:
+        self._jobs = jobs
+        self._after = after
+
+    def put(self, lookup: _resolve._Lookup | None) -> None:
+        if lookup is None:
+            self._jobs.put(None)
+            return
+        if self._after:
+            self._jobs.put(lookup)
+            until(lambda: lookup.begun)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_interrupt_while_it_is_given_work_costs_no_parked_thread(
+    resolver: Resolver, parked: Any, after: bool
+) -> None:
+    process = _resolve._process
+    process._idle[:] = [InterruptedJobs(parked, after)]  # type: ignore[list-item]
+    with pytest.raises(KeyboardInterrupt):
+        resolve_in_time()
+    until(lambda: process._idle and parked.empty())
+    assert process._idle == [parked]
+    assert process._running == {}
+    resolve_in_time()
+    assert len({*resolver.threads}) == 1
+
+
+@pytest.mark.usefixtures("parked")
+def test_a_parked_thread_says_that_it_is_idle(resolver: Resolver) -> None:
+    assert resolver.threads[0].name == "httpx_net look-up (idle)"
+
+
+@pytest.mark.usefixtures("parked")
+def test_an_interrupt_while_a_thread_is_looked_for_is_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(list[Any]):
+        def pop(self, *args: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(_resolve._process, "_idle", Interrupted())
+        resolve_in_time()
+    assert _resolve._process._running == {}
+    resolve_in_time()
+
+
+# ---- _race and _backend
+
+
+def test_outside_every_block_the_winner_of_a_race_is_blocking(peers: Peers) -> None:
+    refused, live = peers.closed_port(), peers.serve(silent)
+    with Listed([refused, live]).connect("www.example.com", 80) as stream:
+        assert stream.get_extra_info("socket").gettimeout() is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "combined"),
+    [
+        ([errno.EPERM, errno.EACCES], PermissionError),
+        ([errno.EPERM, errno.EACCES, errno.EINVAL], OSError),
+    ],
+)
+def test_failures_of_one_class_are_of_that_class_together(
+    numbers: list[int], combined: type[OSError]
+) -> None:
+    def open_socket(address: _race.Address) -> socket.socket:
+        raise OSError(address.sockaddr[1], "no")
+
+    addresses = [_race.Address(socket.AF_INET, ("127.0.0.1", number)) for number in numbers]
+    with pytest.raises(OSError, match=r"connect to nowhere failed: 127\.0\.0\.1:1: no; ") as caught:
+        _race.connect("nowhere", addresses, open_socket, None)
+    assert type(caught.value) is combined
+
+
+def test_the_texts_of_a_system_that_has_its_own_are_used(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "errorTab", {errno.ECONNREFUSED: "not today"}, raising=False)
+    refused = peers.closed_port()
+    with pytest.raises(ConnectionRefusedError, match="not today"), httpx_net.timeout(HANG):
+        httpx_net.NetworkBackend().connect(*refused)
+
+
+def test_a_reset_between_connecting_and_the_stream_is_a_reset(peers: Peers) -> None:
+    class Slow(Listed):
+        def _stream(self, sock: socket.socket, where: str) -> httpx_net.NetworkStream:
+            conn, _ = listener.accept()
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            conn.close()
+            until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            return super()._stream(sock, where)
+
+    listener = peers.listen()
+    with pytest.raises(ConnectionResetError) as caught:
+        Slow([listener.getsockname()]).connect("www.example.com", 80)
+    assert caught.value.errno == errno.ECONNRESET
+    text = f"connect to www.example.com:80 failed: {os.strerror(errno.ECONNRESET)}"
+    assert str(caught.value) == f"[Errno {errno.ECONNRESET}] {text}"
+
+
+def test_a_hook_may_return_an_iterator() -> None:
+    class Lazy(httpx_net.NetworkBackend):
+        def getaddrinfo(self, host: str, port: int) -> Any:
+            return iter([])
+
+    with pytest.raises(OSError, match="no usable address among 0 found"):
+        Lazy().connect("www.example.com", 80)
+
+
+@pytest.mark.parametrize("delay", [0.01, 86_400])
+def test_the_bounds_of_the_delay_are_within_them(delay: float) -> None:
+    assert httpx_net.NetworkBackend(happy_eyeballs_delay=delay)
+
+
+IPV6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+
+
+@pytest.mark.parametrize(
+    ("sockaddr", "taken"),
+    [
+        (("::1", 80), ("::1", 80, 0, 0)),
+        (("::1", 80, 2**20 - 1, 2**32 - 1), ("::1", 80, 2**20 - 1, 2**32 - 1)),
+        (("fe80::1%eth0", 80, 0, 9), ("fe80::1", 80, 0, 9)),
+    ],
+)
+def test_flow_and_scope_of_an_address_are_kept(sockaddr: Any, taken: Any) -> None:
+    assert _backend._tcp_address(*IPV6, sockaddr) == (socket.AF_INET6, taken)
+
+
+@pytest.mark.parametrize("flow_and_scope", [(2**20, 0), (-1, 0), (0, 2**32), (0, -1)])
+def test_a_flow_or_a_scope_out_of_range_is_refused(flow_and_scope: tuple[int, int]) -> None:
+    with pytest.raises(TypeError, match="flow or scope is out of range"):
+        Listed([("::1", 80, *flow_and_scope)]).connect("www.example.com", 80)
+
+
+def test_an_address_that_is_no_text_is_passed_over() -> None:
+    assert _backend._tcp_address(*IPV6, (1, 80, 0, 9)) is None
+
+
+OPTION = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize("value", [(1,), (True,), (b"1",), (bytearray(b"1"),), (None, 0)])
+def test_a_socket_option_is_whatever_setsockopt_takes(value: tuple[Any, ...]) -> None:
+    assert httpx_net.NetworkBackend(socket_options=[(*OPTION, *value)])
+
+
+@pytest.mark.parametrize("value", [(), (None,), ("1",), (1, 1), (None, "0"), (None, 0, 0)])
+def test_and_nothing_else(value: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"^a socket option must be \(level, name, value\), not "):
+        httpx_net.NetworkBackend(socket_options=[(*OPTION, *value)])
+
+
+@pytest.mark.parametrize(
+    ("delay", "text"),
+    [
+        ("1", "happy_eyeballs_delay must be a number or None, not '1'"),
+        (0, "happy_eyeballs_delay must be 0.01 to 86400.0 seconds or None, not 0"),
+    ],
+)
+def test_a_delay_that_can_t_be_is_told(delay: Any, text: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        httpx_net.NetworkBackend(happy_eyeballs_delay=delay)
+    assert str(caught.value) == text
+
+
+# ---- _stream
+
+
+class Hooked(socket.socket):
+    """A socket with something to do after each ``send`` and ``recv``."""
+
+    after: Callable[[], object] = staticmethod(lambda: None)
+
+    def send(self, *args: Any) -> int:
+        sent = super().send(*args)
+        self.after()
+        return sent
+
+    def recv(self, *args: Any) -> bytes:
+        data = super().recv(*args)
+        self.after()
+        return data
+
+
+def test_a_write_that_a_close_overtakes_is_an_error(pair: Any) -> None:
+    ours = Hooked(fileno=pair[0].detach())
+    stream = httpx_net.NetworkStream(ours)
+    ours.after = stream.close
+    with pytest.raises(OSError, match="the stream is closed") as caught:
+        stream.write(b"hello")
+    assert caught.value.errno == errno.EBADF
+    assert caught.value.characters_written == 5  # type: ignore[attr-defined]
+
+
+def test_a_read_that_a_close_overtakes_is_an_error(pair: Any) -> None:
+    ours = Hooked(fileno=pair[0].detach())
+    stream = httpx_net.NetworkStream(ours)
+    pair[1].send(b"hello")
+    ours.after = stream.close
+    with pytest.raises(
+        OSError, match="read from an unnamed peer failed: the stream is closed"
+    ) as e:
+        stream.read()
+    assert e.value.errno == errno.EBADF
+
+
+def test_an_SSLSocket_that_it_is_given_waits_as_the_deadline_says(serve_tls: Any) -> None:
+    plain = socket.create_connection(serve_tls(silent))
+    tls = client_context().wrap_socket(plain, server_hostname="localhost")
+    with (
+        httpx_net.NetworkStream(tls) as stream,
+        pytest.raises(TimeoutError, match=r"timeout\(0.05\) expired"),
+        httpx_net.timeout(0.05),
+    ):
+        stream.read()
+
+
+def behind_its_back(stream: httpx_net.NetworkStream) -> None:
+    """Close the socket below *stream*, which it owns; a mistake, that an error has to tell."""
+    stream.get_extra_info("socket").close()
+
+
+def test_a_stream_whose_socket_was_closed_behind_its_back_says_so(pair: Any) -> None:
+    with httpx_net.NetworkStream(pair[0]) as stream:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.01):
+            stream.read()
+        behind_its_back(stream)
+        with pytest.raises(
+            OSError, match="the socket was closed behind the stream's back"
+        ) as caught:
+            stream.read()
+        assert caught.value.errno == errno.EBADF
+        assert stream.get_extra_info("is_readable")
+
+
+@pytest.mark.parametrize("use", [lambda stream: stream.read(), lambda stream: stream.write(b"x")])
+def test_on_TLS_as_well(serve_tls: Any, use: Callable[[Any], object]) -> None:
+    with connect_tls(serve_tls(silent)) as stream:
+        behind_its_back(stream)
+        with pytest.raises(OSError) as caught:
+            use(stream)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_nothing_is_said_of_an_unclosed_stream_whose_socket_is_closed(pair: Any) -> None:
+    stream = httpx_net.NetworkStream(pair[0])
+    behind_its_back(stream)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del stream
+    assert said == []
+
+
+def test_a_cut_with_bytes_unread_is_no_end(serve_pair: Any) -> None:
+    def peer(conn: socket.socket) -> None:
+        tls = wrap_server(server_context("server"), conn)
+        received.wait(HANG)
+        tls.close()  # over unread bytes, which is a reset on a Unix socket, too
+
+    received = threading.Event()
+    with httpx_net.NetworkStream(serve_pair(peer)) as stream:
+        stream.start_tls(client_context(), hostname="localhost")
+        stream.write(b"x" * 20_000)
+        received.set()
+        with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            stream.read()
+
+
+class ClosedMeanwhile(ssl.SSLSocket):
+    """An SSLSocket of which another thread's close takes off the TLS between two looks at it."""
+
+    looks = math.inf
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "_sslobj":
+            ClosedMeanwhile.looks -= 1
+            if ClosedMeanwhile.looks < 0:
+                return None
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("use", [lambda stream: stream.read(), lambda stream: stream.write(b"x")])
+def test_a_close_that_falls_into_the_ssl_module_is_no_AttributeError(
+    serve_tls: Any, use: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = client_context()
+    context.sslsocket_class = ClosedMeanwhile
+    with connect_tls(serve_tls(silent), context) as stream:
+        monkeypatch.setattr(ClosedMeanwhile, "looks", 1)
+        with pytest.raises(OSError) as caught:
+            use(stream)
+        monkeypatch.undo()
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_layer_that_is_closed_does_no_handshake(serve_tls: Any) -> None:
+    with connect_tls(serve_tls(silent)) as stream:
+        layer = stream._tls
+        assert layer is not None
+        layer.close()
+        with pytest.raises(OSError) as caught:
+            layer.handshake()
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_context_needs_no_options(serve_tls: Any) -> None:
+    class Context:
+        wrap_socket = staticmethod(client_context().wrap_socket)
+        wrap_bio = staticmethod(client_context().wrap_bio)
+
+    with connect_tls(serve_tls(silent), Context()) as stream:
+        assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
+
+
+class InterruptedContext:
+    """A context that hides truncation, with an interrupt while its options are put back."""
+
+    def __init__(self) -> None:
+        self._context = client_context()
+        self._options = int(ssl.OP_IGNORE_UNEXPECTED_EOF)
+
+    @property
+    def options(self) -> int:
+        return self._options
+
+    @options.setter
+    def options(self, options: int) -> None:
+        back, self._options = bool(options), options
+        if back:
+            raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def test_an_interrupt_behind_wrap_socket_leaves_nothing_open(serve: Any) -> None:
+    before = len(open_descriptors())
+    stream = httpx_net.NetworkBackend().connect(*serve(silent))
+    with pytest.raises(KeyboardInterrupt):
+        stream.start_tls(context := InterruptedContext(), "localhost")
+    assert repr(stream).endswith(" CLOSED]>")
+    assert context.options
+    until(lambda: len(open_descriptors()) <= before)
+
+
+def test_a_truncation_is_said_again_with_its_reason(serve_tls: Any) -> None:
+    with connect_tls(serve_tls(lambda conn: None, tickets=0)) as stream:
+        for _ in range(3):
+            with pytest.raises(ssl.SSLEOFError) as caught:
+                stream.read()
+            assert caught.value.reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
+class ClosedInside(TLSLayer):
+    """A layer that is closed by another thread while it is used."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        super().__init__(ssl.SSLObject.__new__(ssl.SSLObject), self._use, self._use)
+
+    def _use(self, *args: object) -> Any:
+        self.close()
+
+    _do_handshake = _use
+
+    def close_notify(self) -> None:
+        self.said.append("close_notify")
+
+
+@pytest.mark.parametrize(
+    "use", [lambda layer: layer.recv(1), lambda layer: layer.send(b"x"), TLSLayer.handshake]
+)
+def test_where_a_thread_is_inside_no_other_sends_close_notify(
+    use: Callable[[TLSLayer], object],
+) -> None:
+    layer = ClosedInside()
+    use(layer)
+    assert layer.said == []
+    layer.close()
+    assert layer.said == ["close_notify"]
+
+
+BAD = {
+    "sock must be a socket, not None": lambda stream: httpx_net.NetworkStream(None),
+    "max_bytes must be an int or None, not '1'": lambda stream: stream.read("1"),
+    "max_bytes must be 1 or more, not 0": lambda stream: stream.read(0),
+    "data must be bytes, a bytearray or a memoryview, not 'x'": lambda stream: stream.write("x"),
+    "data must be contiguous, which <memory at": lambda stream: stream.write(SPACED),
+    "context must be an ssl.SSLContext or alike, not None": lambda stream: stream.start_tls(None),
+    "hostname must not be None where the context checks it (check_hostname)": (
+        lambda stream: stream.start_tls(client_context())
+    ),
+}
+SPACED = memoryview(b"a b c")[::2]
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_bad_argument_is_told(pair: Any, text: str) -> None:
+    with (
+        httpx_net.NetworkStream(pair[0]) as stream,
+        pytest.raises((TypeError, ValueError), match="^" + re.escape(text)),
+    ):
+        BAD[text](stream)
+
+
+def test_a_socket_that_can_t_be_a_stream_is_told() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as alone:
+        with pytest.raises(ValueError, match=r"^sock must be a stream socket, not <socket"):
+            httpx_net.NetworkStream(datagrams)
+        with pytest.raises(ValueError, match=f"^sock must be connected, not <socket.*>: {GONE}"):
+            httpx_net.NetworkStream(alone)
+
+
+GONE = os.strerror(errno.ENOTCONN)
+
+
+def test_after_a_failed_write_on_TLS_the_next_one_says_why(serve_tls: Any) -> None:
+    def full(conn: ssl.SSLSocket) -> None:
+        over.wait(HANG)
+
+    over, much = threading.Event(), bytes(20_000_000)
+    with connect_tls(serve_tls(full, tickets=0)) as stream:
+        with pytest.raises(TimeoutError, match=r"after [1-9]"), httpx_net.timeout(0.5):
+            stream.write(much)
+        with pytest.raises(BrokenPipeError) as caught:
+            stream.write(b"x")
+        with (
+            pytest.raises(BrokenPipeError, match="stopped inside a record"),
+            httpx_net.timeout(1.0),
+        ):
+            stream.start_tls(client_context(), "localhost")
+        over.set()
+    assert str(caught.value).endswith(
+        " failed after 0 of 1 bytes: an earlier write stopped inside a record"
+    )
+
+
+# ---- __main__
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "httpx_net", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=3 * HANG,
+        check=False,
+        **options,
+    )
+
+
+def test_main_returns_its_status(capsysbinary: Any) -> None:
+    assert command_line.main([]) == 0
+    assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
+    assert command_line.main(["ftp://www.example.com/"]) == 1
+    assert capsysbinary.readouterr().err.startswith(b"httpx_net: bad URL")
+
+
+def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
+    serve: Any, tmp_path: Path
+) -> None:
+    def full(conn: socket.socket) -> None:
+        over.wait(3 * HANG)
+
+    over = threading.Event()
+    (tmp_path / "upload").write_bytes(b"x" * 20_000_000)
+    ip, port = serve(full)
+    try:
+        done = run("-t", "0.5", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
+    finally:
+        over.set()
+    assert done.returncode == 1
+    shown = sum(line.count(b"x") for line in done.stdout.splitlines() if line[:4] == b">>> ")
+    assert 0 < shown < 20_000_000
+    assert b"timed out after %d of 20000000 bytes" % shown in done.stderr
+
+
+@posix
+def test_without_a_standard_output_it_says_so() -> None:
+    done = run("http://127.0.0.1:1/", preexec_fn=lambda: os.close(1))
+    assert done.returncode == 1
+    assert done.stderr == b"httpx_net: standard output is closed\n"
+
+
+def test_https_needs_no_truststore(serve_tls: Any, tmp_path: Path) -> None:
+    def answer(conn: ssl.SSLSocket) -> None:
+        conn.recv(65536)
+        conn.sendall(b"hello")
+        conn.unwrap()
+
+    (tmp_path / "truststore.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    _, port = serve_tls(answer)
+    arguments = ("--cafile", str(CERTIFICATES / "ca.pem"), f"https://localhost:{port}/")
+    done = run(*arguments, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert b"<<< hello\n" in done.stdout
+
+
+@posix
+def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
+    def blocked() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+        os.dup2(writing, 1)
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run(preexec_fn=blocked)
+    finally:
+        os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == b""
