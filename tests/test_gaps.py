@@ -672,3 +672,66 @@ def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
         os.close(writing)
     assert done.returncode == 1
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "authority"),
+    [
+        ("http://www.example.com", 80, "www.example.com"),
+        ("https://www.example.com", 443, "www.example.com"),
+        ("https://www.example.com:80", 80, "www.example.com:80"),
+        ("http://[::1]:443/", 443, "[::1]:443"),
+    ],
+)
+def test_the_port_is_that_of_the_scheme_unless_told(url: str, port: int, authority: str) -> None:
+    target = command_line.Target.of(url)
+    assert (target.port, target.authority) == (port, authority)
+
+
+def test_its_help_has_every_option_and_the_defaults_it_has(capsys: Any) -> None:
+    options = command_line._parser().parse_args([])
+    assert (options.timeout, options.connect_timeout) == (30.0, 10.0)
+    with pytest.raises(SystemExit):
+        command_line.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--timeout SECONDS for everything together (30; inf for none)",
+        "--connect-timeout SECONDS for name resolution, connecting and the TLS handsh",
+        "--send FILE send exactly the bytes of FILE (- for standard input)",
+        "--output FILE write what the server sends to FILE (- for standard output)",
+        "--cafile FILE trust the CA certificates in FILE (PEM) as well",
+        "--insecure accept any certificate",
+        "--suppress-ragged-eofs take an end without TLS's close_notify for the end, not for",
+        "Send raw bytes to a web server, and show what crosses the wire.",
+        "Without a URL it talks to a server of its own, on this machine.",
+    ):
+        assert part in told
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--send", "can't read no/such/file"),
+        ("--output", "can't write no/such/file"),
+        ("--cafile", "no CA certificates in no/such/file"),
+    ],
+)
+def test_a_file_that_can_t_be_used_is_told(capsys: Any, option: str, text: str) -> None:
+    assert command_line.main([option, "no/such/file", "https://localhost:1/"]) == 1
+    said = capsys.readouterr().err
+    assert said == f"httpx_net: {text}: {os.strerror(errno.ENOENT)}\n"
+
+
+def test_its_own_server_is_on_a_port_that_the_kernel_chose() -> None:
+    with command_line._own_server() as url:
+        assert command_line.Target.of(url).port >= 1024
+
+
+def test_it_counts_what_it_gets(serve: Any, capsysbinary: Any) -> None:
+    def answer(conn: socket.socket) -> None:
+        conn.recv(65536)
+        conn.sendall(b"hello")
+
+    ip, port = serve(answer)
+    assert command_line.main([f"http://{ip}:{port}/"]) == 0
+    assert b" s: the end, after 5 bytes\n" in capsysbinary.readouterr().out
