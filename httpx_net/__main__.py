@@ -407,7 +407,8 @@ if __name__ == "__main__":
     try:
         status = main()
     except KeyboardInterrupt:
-        _die_by(signal.SIGINT)
+        if os.name != "nt":  # where os.kill() would end it with the status of a usage error
+            _die_by(signal.SIGINT)
         status = 130
     except OutputClosed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for its flush at exit

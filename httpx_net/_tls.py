@@ -304,12 +304,14 @@ def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.
         else:
             _hiding.add(id(context))  # one day another context's, which costs that a lock
             with _hiding_lock:
-                hides = context.options & _HIDES_TRUNCATION
+                hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
                 try:
-                    context.options &= ~hides
+                    if hides:
+                        context.options &= ~hides
                     wrapped = _wrap_socket(sock, context, hostname)
                 finally:
-                    context.options |= hides
+                    if hides:
+                        context.options |= hides
         return wrapped
     except BaseException:  # an interrupt, now that nobody else knows the descriptor
         if wrapped is not None:

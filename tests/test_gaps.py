@@ -25,7 +25,7 @@ import httpx_net
 from conftest import open_descriptors
 from dialing import Listed, Resolver, until
 from httpx_net import __main__ as command_line
-from httpx_net import _backend, _deadlines, _race, _resolve
+from httpx_net import _backend, _deadlines, _race, _resolve, _tls
 from httpx_net._names import lookup_name
 from httpx_net._tls import TLSLayer
 from peers import (
@@ -34,6 +34,7 @@ from peers import (
     Peers,
     client_context,
     connect_tls,
+    send_close_notify,
     server_context,
     silent,
     wrap_server,
@@ -464,12 +465,18 @@ def test_a_layer_that_is_closed_does_no_handshake(serve_tls: Any) -> None:
     assert caught.value.errno == errno.EBADF
 
 
-def test_a_context_needs_no_options(serve_tls: Any) -> None:
+@pytest.mark.parametrize("an_earlier_one_with_its_id_had_some", [False, True])
+def test_a_context_needs_no_options(
+    serve_tls: Any, monkeypatch: pytest.MonkeyPatch, an_earlier_one_with_its_id_had_some: bool
+) -> None:
     class Context:
         wrap_socket = staticmethod(client_context().wrap_socket)
         wrap_bio = staticmethod(client_context().wrap_bio)
 
-    with connect_tls(serve_tls(silent), Context()) as stream:
+    context = Context()
+    seen = {id(context)} if an_earlier_one_with_its_id_had_some else set()
+    monkeypatch.setattr(_tls, "_hiding", seen)
+    with connect_tls(serve_tls(silent), context) as stream:
         assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
 
 
@@ -510,6 +517,46 @@ def test_a_truncation_is_said_again_with_its_reason(serve_tls: Any) -> None:
             with pytest.raises(ssl.SSLEOFError) as caught:
                 stream.read()
             assert caught.value.reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
+def test_what_waits_between_the_layers_is_readable(peers: Peers) -> None:
+    class Together:
+        """Takes what is sent, to be sent as one record of the layer below."""
+
+        data = b""
+
+        def sendall(self, data: bytes) -> None:
+            self.data += data
+
+    def peer(conn: Any) -> None:
+        outermost, conn.outer.outer = conn.outer.outer, (together := Together())
+        conn.sendall(b"one")
+        conn.sendall(b"two")
+        conn.outer.outer = outermost
+        outermost.sendall(together.data)
+        over.wait(HANG)
+
+    over = threading.Event()
+    with connect_tls(peers.serve_tls_in_tls(peer, layers=3), layers=3) as stream:
+        assert stream.read() == b"one"
+        assert stream.get_extra_info("is_readable")
+        assert stream.read() == b"two"
+        over.set()
+
+
+def test_only_a_deadline_is_said_to_time_out(pair: Any) -> None:
+    class Context:
+        options = 0
+        wrap_bio = staticmethod(client_context().wrap_bio)
+
+        def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+            raise OSError("no such luck")
+
+    with (
+        httpx_net.NetworkStream(pair[0]) as stream,
+        pytest.raises(OSError, match="TLS handshake with an unnamed peer failed: no such luck"),
+    ):
+        stream.start_tls(Context())
 
 
 class ClosedInside(TLSLayer):
@@ -641,6 +688,19 @@ def test_without_a_standard_output_it_says_so() -> None:
     done = run("http://127.0.0.1:1/", preexec_fn=lambda: os.close(1))
     assert done.returncode == 1
     assert done.stderr == b"httpx_net: standard output is closed\n"
+
+
+def test_the_protocol_and_the_cipher_are_shown(serve_tls: Any, capsysbinary: Any) -> None:
+    def answer(conn: ssl.SSLSocket) -> None:
+        conn.recv(65536)
+        ciphers.extend(conn.cipher() or ())
+        send_close_notify(conn)
+
+    ciphers: list[Any] = []
+    _, port = serve_tls(answer, tickets=0)
+    ca = str(CERTIFICATES / "ca.pem")
+    assert command_line.main(["--cafile", ca, f"https://localhost:{port}/"]) == 0
+    assert f" s: TLSv1.3, {ciphers[0]}: <".encode() in capsysbinary.readouterr().out
 
 
 def test_https_needs_no_truststore(serve_tls: Any, tmp_path: Path) -> None:
