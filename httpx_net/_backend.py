@@ -210,7 +210,7 @@ def _check_options(socket_options: Any) -> list[tuple[Any, ...]]:
     for option in options:
         kinds = [type(argument) for argument in option]
         if not (len(kinds) == 3 and kinds[2] in (int, bool, bytes, bytearray)) and not (
-            len(kinds) == 4 and kinds[2:] == [type(None), int]  # no value, but a length
+            kinds[2:] == [type(None), int]  # no value, but a length
         ):
             raise TypeError(f"a socket option must be (level, name, value), not {option!r}")
         if not all(isinstance(number, int) for number in option[:2]):
