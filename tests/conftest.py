@@ -71,8 +71,9 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     resolver.answer()
 
 
-def pytest_collection_finish() -> None:
-    # The guard collects after every test; what exists by now needn't be looked at each time.
+@pytest.fixture(autouse=True, scope="module")
+def look_at_little() -> None:
+    # The guard collects after every test; what is there by now needn't be looked at each time.
     gc.collect()
     gc.freeze()
 
@@ -92,7 +93,6 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.session.testsfailed > failed:
         return  # the traceback of a failed test keeps its frames, and so its sockets, alive
     assert httpx_net.remaining() is None
-    gc.collect()
     left = unfinished(set(threading.enumerate()) - threads)
     assert not left, f"threads still running: {left}"
     gc.collect()
