@@ -75,12 +75,11 @@ class NetworkBackend(NetworkBackendInterface):
                 as ConnectionRefusedError where they agree.
             ValueError, TypeError: *host* or *port* is unusable. Nothing was sent.
         """
-        name, port = lookup_name(host), check_port(port)
-        where = printed((name, port))
+        name, port = where = lookup_name(host), check_port(port)
         try:
             remaining()
         except TimeoutError as exc:
-            raise TimeoutError(f"connect to {where} timed out: {exc}") from None
+            raise TimeoutError(f"connect to {printed(where)} timed out: {exc}") from None
         addresses = self._usable(self.getaddrinfo(name, port), where)
         opened: set[socket.socket] = set()
         try:
@@ -109,14 +108,15 @@ class NetworkBackend(NetworkBackendInterface):
         """
         return _resolve.getaddrinfo(lookup_name(host), check_port(port))
 
-    def _usable(self, infos: Iterable[Any], where: str) -> list[Address]:
+    def _usable(self, infos: Iterable[Any], where: tuple[str, int]) -> list[Address]:
         """The addresses among *infos* that TCP can connect to without another look-up."""
         usable: dict[Address, None] = {}  # in their order, each once
+        local = self._local_address
         try:
             infos = list(infos)
             for info in infos:
                 address = _tcp_address(*info)
-                if address is not None and self._reaches(address):
+                if address is not None and (local is None or local.family == address.family):
                     usable[address] = None
         except (TypeError, ValueError) as exc:
             raise TypeError(
@@ -125,20 +125,17 @@ class NetworkBackend(NetworkBackendInterface):
             ) from None
         if not usable:
             raise OSError(
-                f"connect to {where} failed: no usable address among {len(infos)} found"
-                + ("" if self._local_address is None else f" (from {self._local_address})")
+                f"connect to {printed(where)} failed: no usable address among {len(infos)} found"
+                + ("" if local is None else f" (from {local})")
             )
         return list(usable)
 
-    def _stream(self, sock: socket.socket, where: str) -> NetworkStream:
+    def _stream(self, sock: socket.socket, where: tuple[str, int]) -> NetworkStream:
         try:
             return NetworkStream(sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
         except ValueError:  # it was connected, and has been reset since
-            text = f"connect to {where} failed: {os.strerror(errno.ECONNRESET)}"
+            text = f"connect to {printed(where)} failed: {os.strerror(errno.ECONNRESET)}"
             raise ConnectionResetError(errno.ECONNRESET, text) from None
-
-    def _reaches(self, address: Address) -> bool:
-        return self._local_address is None or self._local_address.family == address.family
 
     def _opener(self, opened: set[socket.socket]) -> Callable[[Address], socket.socket]:
         """What opens the socket of an attempt, and notes it in *opened* before all else."""
@@ -164,7 +161,7 @@ def _tcp_address(family: int, kind: int, proto: int, _: Any, sockaddr: Any) -> A
     Raises:
         ValueError, TypeError: ``socket.getaddrinfo`` returns nothing like that.
     """
-    if not all(isinstance(number, int) for number in (family, kind, proto)):
+    if not (isinstance(family, int) and isinstance(kind, int) and isinstance(proto, int)):
         raise TypeError("family, type and protocol must be ints")
     if kind != socket.SOCK_STREAM or proto not in (0, socket.IPPROTO_TCP):  # SCTP has streams, too
         return None

@@ -9,6 +9,7 @@ whose ``"strasse.de"`` belongs to somebody else; and OpenSSL looks for ``"[::1]"
 
 from __future__ import annotations
 
+import functools
 import socket
 
 # RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
@@ -24,6 +25,11 @@ def lookup_name(host: object) -> str:
     Raises:
         ValueError, TypeError: it can't be the name or the address of a host.
     """
+    return _lookup_name(_check_str(host, "host"))
+
+
+@functools.lru_cache  # programs connect to the same few hosts again and again
+def _lookup_name(host: str) -> str:
     name = _unbracketed(host, "host")
     if ":" in name:
         _check_ipv6(name, host, "host")
@@ -37,7 +43,7 @@ def server_name(hostname: object) -> str:
     Raises:
         ValueError, TypeError: no certificate can be for it.
     """
-    name = _unbracketed(hostname, "hostname")
+    name = _unbracketed(_check_str(hostname, "hostname"), "hostname")
     if ":" in name:
         _check_ipv6(name, hostname, "hostname")
         return name.partition("%")[0]
@@ -72,9 +78,13 @@ def printed(address: object) -> str:
     return address.decode("utf-8", "replace") if isinstance(address, bytes) else str(address)
 
 
-def _unbracketed(host: object, what: str) -> str:
+def _check_str(host: object, what: str) -> str:
     if not isinstance(host, str):
         raise TypeError(f"{what} must be a str, not {host!r}")
+    return host
+
+
+def _unbracketed(host: str, what: str) -> str:
     if not _REFUSED.isdisjoint(host):
         raise ValueError(f"{what} must not contain white space or control characters: {host!r}")
     return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host

@@ -103,14 +103,14 @@ class Schedule:
 
 
 def connect(
-    where: str,
-    addresses: Iterable[Address],
+    where: tuple[str, int],
+    addresses: list[Address],
     open_socket: Callable[[Address], socket.socket],
     delay: float | None,
 ) -> socket.socket:
     """Connect a socket made by *open_socket* to one of *addresses*, within the nearest deadline.
 
-    *where* is what it was to be connected to, for the text of errors. *delay* is RFC 8305's
+    *where* is the host and port that was asked for, for the text of errors. *delay* is RFC 8305's
     Connection Attempt Delay; None tries one address after another.
 
     What *open_socket* opened stays its caller's: when this raises, some of it may still be open.
@@ -120,14 +120,18 @@ def connect(
         TimeoutError: the deadline has passed (errno is None).
         OSError: every attempt failed; of their class and errno, where they agree.
     """
-    attempts = _Attempts(interleaved(addresses), open_socket)
+    order = addresses if len(addresses) == 1 else interleaved(addresses)
+    attempts = _Attempts(order, open_socket)
     try:
         bounded = remaining() is not None
-        winner = attempts.one_by_one() if delay is None else attempts.staggered(delay)
+        if delay is None or len(order) == 1:
+            winner = attempts.one_by_one()
+        else:
+            winner = attempts.staggered(delay)
     except TimeoutError as exc:
-        raise TimeoutError(f"connect to {where} timed out: {exc} ({attempts})") from None
+        raise TimeoutError(f"connect to {printed(where)} timed out: {exc} ({attempts})") from None
     if winner is None:
-        raise attempts.combined_error(f"connect to {where} failed: {attempts}")
+        raise attempts.combined_error(f"connect to {printed(where)} failed: {attempts}")
     if not bounded and winner.gettimeout() is not None:
         winner.settimeout(None)
     return winner
@@ -157,8 +161,6 @@ class _Attempts:
         return None
 
     def staggered(self, delay: float) -> socket.socket | None:
-        if len(self._order) == 1:
-            return self.one_by_one()
         schedule = Schedule(self._order, delay)
         in_flight: dict[int, tuple[Address, socket.socket]] = {}
         while not schedule.lost():
@@ -189,7 +191,7 @@ class _Attempts:
             if sock.gettimeout() is not None:  # socket.setdefaulttimeout() is no deadline of ours
                 sock.settimeout(None)
             sock.connect(address.sockaddr)
-            return _checked(sock)
+            return _checked(sock, address)
         except OSError as exc:
             return self._failed(address, sock, exc)
 
@@ -212,7 +214,7 @@ class _Attempts:
             error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
                 raise _os_error(error)
-            return _checked(sock)
+            return _checked(sock, address)
         except OSError as exc:
             return self._failed(address, sock, exc)
 
@@ -243,17 +245,14 @@ class _Attempts:
         return "; ".join(told)
 
 
-def _checked(sock: socket.socket) -> socket.socket:
-    """*sock*, which is connected, if it is so to somebody else.
+def _checked(sock: socket.socket, address: Address) -> socket.socket:
+    """*sock*, which is connected to *address*, if that is not its own.
 
     Who connects to a port of the ephemeral range where nobody listens may be given that port as
     his own, and TCP then connects the socket to itself (RFC 9293, section 3.5, figure 8).
     """
-    try:
-        met_itself = sock.getpeername() == sock.getsockname()
-    except OSError:  # it was reset the moment it was connected
-        raise _os_error(errno.ECONNRESET) from None
-    if met_itself:
+    own = sock.getsockname()
+    if own[1] == address.sockaddr[1] and own == sock.getpeername():
         raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
     return sock
 

@@ -46,39 +46,48 @@ def getaddrinfo(name: str, port: int) -> AddressInfo:
     """
     doing = f"look-up of {name!r}"
     try:
-        found = _numeric(name) or (_ask(name) if remaining() is None else _ask_in_time(name))
+        found = _numeric(name, port)
+        if not found:
+            found = _ask(name, port) if remaining() is None else _ask_in_time(name, port)
+        return found
     except TimeoutError as exc:
         raise TimeoutError(f"{doing} timed out: {exc}") from None
     except OSError as exc:  # a gaierror, nearly always
         raise type(exc)(exc.errno, f"{doing} failed: {exc.strerror}") from None
-    return [(*info, (address[0], port, *address[2:])) for *info, address in found]
 
 
-def _numeric(name: str) -> AddressInfo:
+def _numeric(name: str, port: int) -> AddressInfo:
     """What *name* comes to if it is an address in numbers, a zone of IPv6 included."""
     last = name.rpartition(".")[2]
-    if not last[:1].isdigit() and ":" not in name:  # "127.1" and "0x7f.1" are addresses, too
+    if not last[:1].isdigit() and ":" not in name:
         return []
+    family, *numbers = (socket.AF_INET6, 0, 0) if ":" in name else (socket.AF_INET,)
+    try:  # as getaddrinfo() would do it, which takes its time
+        ip = socket.inet_ntop(family, socket.inet_pton(family, name))
+        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port, *numbers))]
+    except OSError:
+        pass  # "127.1" and "0x7f.1" are addresses, too, and so are those with a zone
     try:
-        return _ask(name, socket.AI_NUMERICHOST)
+        return _ask(name, port, socket.AI_NUMERICHOST)
     except socket.gaierror:
         if ":" in name:  # an address of which the zone, say, does not exist: nothing to look up
             raise
         return []
 
 
-def _ask(name: str, flags: int = 0) -> AddressInfo:
+def _ask(name: str, port: int, flags: int = 0) -> AddressInfo:
     # As bytes, so that the socket module does not put it through the codec of IDNA 2003.
-    return socket.getaddrinfo(name.encode("ascii"), 0, type=socket.SOCK_STREAM, flags=flags)
+    return socket.getaddrinfo(name.encode("ascii"), port, type=socket.SOCK_STREAM, flags=flags)
 
 
-def _ask_in_time(name: str) -> AddressInfo:
+def _ask_in_time(name: str, port: int) -> AddressInfo:
     lookup = _Process.current().look_up(name)
     while not lookup.done.wait(next_wait()):
         pass
     if lookup.error is not None:  # one for each caller: raising writes into an exception
         raise type(lookup.error)(*lookup.error.args)
-    return lookup.found
+    # Other callers may have asked for other ports.
+    return [(*info, (address[0], port, *address[2:])) for *info, address in lookup.found]
 
 
 class _Lookup:
@@ -96,7 +105,7 @@ class _Lookup:
     def run(self) -> None:
         self.begun = True
         try:
-            self.found = _ask(self.name)
+            self.found = _ask(self.name, 0)
             self.error = None
         except BaseException as exc:
             self.error = exc.with_traceback(None)

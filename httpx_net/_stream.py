@@ -103,12 +103,14 @@ class NetworkStream(NetworkStreamInterface):
         self._tls: TLSLayer | None = None  # the innermost one; without it the socket serves
         self._suppress_ragged_eofs = suppress_ragged_eofs
         self._end: bytes | OSError | None = None  # what reads say, once they have come to it
+        self._mode = _BLOCKING
         if isinstance(sock, ssl.SSLSocket):
-            sock.settimeout(0.0)
+            self._make_nonblocking()
             self._tls = TLSOverSocket(sock)
+        elif sock.gettimeout() == 0.0:
+            self._mode = _TRY
         elif sock.gettimeout():
             sock.settimeout(None)
-        self._mode = _BLOCKING if sock.gettimeout() is None else _TRY
         self._closed = False
 
     def read(self, max_bytes: int | None = None) -> bytes:
@@ -355,7 +357,8 @@ class NetworkStream(NetworkStreamInterface):
         """
         try:
             if not self._closed:
-                self._client_addr = self.get_extra_info("client_addr")
+                if self._client_addr is None:
+                    self._client_addr = _own_address(self._sock)
                 self._closed = True
                 if self._tls is not None:
                     self._tls.close()

@@ -80,7 +80,7 @@ class Resolver:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if isinstance(answer, Exception):
             raise answer
-        return [info(answer)]
+        return [info((answer[0], port, *answer[2:]))]
 
 
 def until(condition: Callable[[], object]) -> None:

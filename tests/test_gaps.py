@@ -244,7 +244,7 @@ def test_the_texts_of_a_system_that_has_its_own_are_used(
 
 def test_a_reset_between_connecting_and_the_stream_is_a_reset(peers: Peers) -> None:
     class Slow(Listed):
-        def _stream(self, sock: socket.socket, where: str) -> httpx_net.NetworkStream:
+        def _stream(self, sock: socket.socket, where: tuple[str, int]) -> httpx_net.NetworkStream:
             conn, _ = listener.accept()
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             conn.close()
@@ -628,7 +628,7 @@ def test_after_a_failed_write_on_TLS_the_next_one_says_why(serve_tls: Any) -> No
 
     over, much = threading.Event(), bytes(20_000_000)
     with connect_tls(serve_tls(full, tickets=0)) as stream:
-        with pytest.raises(TimeoutError, match=r"after [1-9]"), httpx_net.timeout(0.5):
+        with pytest.raises(TimeoutError, match=r"after [1-9]"), httpx_net.timeout(0.1):
             stream.write(much)
         with pytest.raises(BrokenPipeError) as caught:
             stream.write(b"x")
@@ -674,7 +674,7 @@ def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
     (tmp_path / "upload").write_bytes(b"x" * 20_000_000)
     ip, port = serve(full)
     try:
-        done = run("-t", "0.5", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
+        done = run("-t", "0.25", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
     finally:
         over.set()
     assert done.returncode == 1
