@@ -54,11 +54,12 @@ def _lets_signals_in(frame: FrameType) -> bool:
     """Whether a signal might be handled where this line begins.
 
     CPython looks for signals where a function begins, after calls, and where a loop jumps back; but
-    not on the way into a ``try``, or from there into its ``finally``.
+    not on the way into a ``try``, or from there into its ``finally``, and not at a ``pass``, where
+    raising would leave the error that is being handled behind, for all that the thread does later.
     """
     file, number = frame.f_code.co_filename, frame.f_lineno
     line, above = (linecache.getline(file, n).strip() for n in (number, number - 1))
-    return line != "try:" and above not in ("try:", "finally:")
+    return line != "try:" and not line.startswith("pass") and above not in ("try:", "finally:")
 
 
 def _functions(frame: FrameType | None) -> Iterator[str]:
