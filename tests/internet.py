@@ -14,7 +14,6 @@ import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -28,6 +27,7 @@ from peers import (
     Handler,
     Peers,
     client_may_leave,
+    dripping,
     reset,
     send_close_notify,
     server_context,
@@ -222,9 +222,7 @@ def drip(conn: socket.socket) -> None:
     with client_may_leave():
         head(conn)
         conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
-        for byte in b"dripping":
-            time.sleep(0.2)
-            conn.sendall(bytes([byte]))
+        dripping(conn, b"dripping", pause=0.2)
 
 
 def cut_off(conn: ssl.SSLSocket) -> None:

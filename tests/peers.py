@@ -20,6 +20,7 @@ import selectors
 import socket
 import ssl
 import struct
+import sys
 import tempfile
 import threading
 import time
@@ -38,6 +39,9 @@ CERTIFICATES = Path(__file__).parent / "certs"
 # Seconds until a peer that still waits is taken for stuck. No test comes near it when all is well;
 # it is long because four runs at once on a small machine are slow.
 HANG = 10.0
+
+# Seconds between two looks of a listener at whether the test is over.
+POLL = 0.01
 
 Address = tuple[str, int]
 Handler = Callable[[Any], object]  # of a socket.socket, or of the ssl.SSLSocket of serve_tls
@@ -79,6 +83,21 @@ def echo(conn: socket.socket) -> None:
     with client_may_leave():
         while data := conn.recv(65536):
             conn.sendall(data)
+
+
+def dripping(conn: socket.socket, data: bytes, pause: float) -> None:
+    """Send *data* a byte at a time, each after a *pause*, unless the client leaves in one.
+
+    A client that says something meanwhile is a failure: it would cut the pause short.
+    """
+    for byte in data:
+        conn.settimeout(pause)
+        with suppress(TimeoutError):
+            said = conn.recv(1)
+            assert not said
+            return
+        conn.settimeout(HANG)
+        conn.sendall(bytes([byte]))
 
 
 def reset(conn: socket.socket) -> None:
@@ -279,7 +298,7 @@ class Peers:
         listener, over = self.listen(), threading.Event()
 
         def scene() -> None:
-            listener.settimeout(0.05)
+            listener.settimeout(POLL)
             while not over.is_set():
                 try:
                     conn, _ = listener.accept()
@@ -393,6 +412,8 @@ class Peers:
     def listen(self, family: int = socket.AF_INET, backlog: int = 128) -> socket.socket:
         """A listening socket, for a test that does its own accepting, or none at all."""
         listener = self.bound(family)
+        # For who is accepted: a small answer does not wait until the client acknowledges the last.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.listen(backlog)
         listener.settimeout(HANG)
         return listener
@@ -403,17 +424,22 @@ class Peers:
 
     def black_hole(self, family: int = socket.AF_INET) -> Address:
         """An address that neither accepts nor refuses: a listener with a full queue drops SYNs."""
-        address = _address(self.listen(family, backlog=0))
-        with selectors.DefaultSelector() as selector:
-            for _ in range(32):  # the queue for a backlog of 0 holds one connection on Linux
+        listener = self.listen(family, backlog=0)
+        address = _address(listener)
+        with selectors.DefaultSelector() as selector, selectors.DefaultSelector() as arrivals:
+            arrivals.register(listener, selectors.EVENT_READ)
+            for number in range(32):  # the queue for a backlog of 0 holds one connection on Linux
                 filler = self._own(socket.socket(family))
                 filler.setblocking(False)
                 filler.connect_ex(address)
                 selector.register(filler, selectors.EVENT_WRITE)
                 # On loopback a handshake is over before connect returns; this is time to spare.
-                if not selector.select(0.1):
+                # Where one fills the queue, as on Linux, the second needs none.
+                full = sys.platform == "linux" and number > 0
+                if not selector.select(0.01 if full else 0.1):
                     return address
                 selector.unregister(filler)
+                arrivals.select(HANG)  # it counts once the listener has heard of it
         pytest.skip("a full listener doesn't drop SYNs on this system")
 
     def bound(self, family: int = socket.AF_INET) -> socket.socket:
@@ -435,7 +461,7 @@ class Peers:
 
         def scene() -> None:
             # Short waits: neither closing nor shutting down a listener wakes accept everywhere.
-            listener.settimeout(0.05)
+            listener.settimeout(POLL)
             while not over.is_set():
                 with suppress(TimeoutError):
                     conn, _ = listener.accept()

@@ -134,8 +134,8 @@ def test_a_deadline_that_passes_in_the_hook_beats_connecting(peers: Peers) -> No
             return super().getaddrinfo(host, port)
 
     listener = peers.listen()
-    expected = r"^connect to localhost:80 timed out: timeout\(0.2\) expired \(1 not tried\)$"
-    with pytest.raises(TimeoutError, match=expected), httpx_net.timeout(0.2) as block:
+    expected = r"^connect to localhost:80 timed out: timeout\(0.05\) expired \(1 not tried\)$"
+    with pytest.raises(TimeoutError, match=expected), httpx_net.timeout(0.05) as block:
         Slow([listener.getsockname()]).connect("localhost", 80)
     listener.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -512,7 +512,7 @@ def test_a_blocking_connect_outlasts_a_default_timeout(peers: Peers) -> None:
 # ---- What is left of a failure
 
 
-@pytest.mark.parametrize("seconds", [None, 0.2])
+@pytest.mark.parametrize("seconds", [None, 0.1])
 @pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": None}])
 def test_no_descriptor_outlives_a_failed_connect(peers: Peers, seconds, options) -> None:
     refused = [peers.closed_port() for _ in range(2)]

@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,12 +30,43 @@ def run(script: str, *arguments: object) -> str:
     return done.stdout
 
 
+class Smoke:
+    """One round of each of the benchmarks, all at once: one of them does little but wait."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self._directory = directory
+        self._running: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+        for parts in (("limits",), QUICK_PARTS, ("calls",)):
+            arguments = ["--smoke", "--only", *parts, "--json", self._file(parts, "json")]
+            with open(self._file(parts, "log"), "wb") as log:
+                process = subprocess.Popen(
+                    [sys.executable, BENCHMARKS / "run.py", *arguments],
+                    stdout=log,
+                    stderr=log,
+                )
+            stack.enter_context(process)
+            stack.callback(process.kill)  # for which nobody has asked
+            self._running[parts] = process
+
+    def kept(self, *parts: str) -> Path:
+        """The results of *parts*."""
+        assert self._running[parts].wait(60) == 0, self._file(parts, "log").read_text()
+        return self._file(parts, "json")
+
+    def _file(self, parts: tuple[str, ...], suffix: str) -> Path:
+        return self._directory / f"{parts[0]}.{suffix}"
+
+
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Smoke]:
+    with ExitStack() as stack:
+        yield Smoke(tmp_path_factory.mktemp("benchmarks"), stack)
+
+
+@pytest.fixture
+def kept(smoke: Smoke) -> Path:
     """The results of one round of everything that takes no time."""
-    kept = tmp_path_factory.mktemp("benchmarks") / "kept.json"
-    run("run.py", "--smoke", "--only", *QUICK_PARTS, "--json", kept)
-    return kept
+    return smoke.kept(*QUICK_PARTS)
 
 
 def test_everybody_is_measured_beside_the_socket(kept: Path) -> None:
@@ -44,9 +77,8 @@ def test_everybody_is_measured_beside_the_socket(kept: Path) -> None:
             assert {row["baseline"] or "socket", "httpx_net"} <= set(row["values"]), row["what"]
 
 
-def test_a_limit_ends_what_a_peer_draws_out(tmp_path: Path) -> None:
-    kept, chart = tmp_path / "kept.json", tmp_path / "chart.svg"
-    run("run.py", "--smoke", "--only", "limits", "--json", kept)
+def test_a_limit_ends_what_a_peer_draws_out(smoke: Smoke, tmp_path: Path) -> None:
+    kept, chart = smoke.kept("limits"), tmp_path / "chart.svg"
     rows = json.loads(kept.read_text())["parts"]["limits"]["rows"]
     assert {row["values"]["httpx_net"]["outcome"] for row in rows} == {"TimeoutError"}
     assert all(row["values"]["httpx_net"]["value"] >= row["limit"] for row in rows)  # never early
@@ -65,10 +97,8 @@ def test_the_page_takes_its_tables_from_kept_results(kept: Path, tmp_path: Path)
     assert "old" not in tables
 
 
-def test_a_deadline_adds_no_system_call_to_what_is_ready(tmp_path: Path) -> None:
-    kept = tmp_path / "kept.json"
-    run("run.py", "--smoke", "--only", "calls", "--json", kept)
-    rows = json.loads(kept.read_text())["parts"]["calls"]["rows"]
+def test_a_deadline_adds_no_system_call_to_what_is_ready(smoke: Smoke) -> None:
+    rows = json.loads(smoke.kept("calls").read_text())["parts"]["calls"]["rows"]
     if not rows:
         pytest.skip("no strace here, or none that may trace")
     calls = {row["what"]: row["values"]["httpx_net"]["calls"] for row in rows}

@@ -170,8 +170,8 @@ def test_what_had_arrived_before_a_failure_is_shown(serve: Any) -> None:
         conn.sendall(b"HTTP/1.1 200 OK\r\nhalf a li")
         silent(conn)
 
-    saying = "timed out: timeout(0.5) expired"
-    shown = fails("--timeout", "0.5", url(serve(peer)), saying=saying)
+    saying = "timed out: timeout(0.3) expired"
+    shown = fails("--timeout", "0.3", url(serve(peer)), saying=saying)
     assert b"<<< HTTP/1.1 200 OK\n<<< half a li\n" in shown
 
 

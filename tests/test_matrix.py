@@ -25,6 +25,7 @@ from dialing import Listed, Resolver
 from httpx_net import NetworkStream
 from peers import (
     HANG,
+    POLL,
     Address,
     Handler,
     Peers,
@@ -35,7 +36,7 @@ from peers import (
     wrap_server,
 )
 
-LIMIT = 0.1  # seconds: each deadline
+LIMIT = 0.03  # seconds: each deadline
 SLACK = 2.0  # how late one may be; on a quiet machine it's a millisecond
 PAUSE = 0.005  # seconds between the bytes of a peer that is slow
 HALF = 400  # bytes, after which some peers die: less than a handshake takes
@@ -305,7 +306,7 @@ class Hole(Peers):
 
     def open(self) -> None:
         """Accept who comes, until the client has: its SYN is sent again after a second."""
-        self.listener.settimeout(0.05)
+        self.listener.settimeout(POLL)
         until = time.monotonic() + HANG
         while not self.connected.is_set() and time.monotonic() < until:
             with suppress(TimeoutError):
@@ -332,7 +333,7 @@ def test_connecting_to_one_does_not_end_by_a_deadline_that_was_lifted(hole: Hole
         hole.connected.set()
 
 
-@pytest.mark.parametrize("delay", [0.03, 0.25, None])
+@pytest.mark.parametrize("delay", [0.01, 0.25, None])
 def test_connecting_to_several_ends_by_its_deadline(
     hole: Hole, table: dict[str, float], delay: float | None
 ) -> None:

@@ -484,7 +484,7 @@ def test_a_socket_that_cannot_be_opened_is_a_failed_attempt_of_many(peers: Peers
 def test_attempts_in_flight_hold_no_thousands_of_sockets(peers: Peers) -> None:
     dead = _race.Address(socket.AF_INET, peers.black_hole())
     opened: list[socket.socket] = []
-    with pytest.raises(TimeoutError), httpx_net.timeout(0.2):
+    with pytest.raises(TimeoutError), httpx_net.timeout(0.1):
         _race.connect("many", [dead] * 1000, opener(opened), delay=0.0)
     assert len(opened) == MOST_AT_ONCE
     for sock in opened:  # after an error they are their opener's

@@ -169,7 +169,7 @@ def test_a_resolver_that_hangs_holds_a_thread_per_name_not_per_attempt(resolver,
     resolver.hang()
     before = set(threading.enumerate())
     for name in ["one.example.com", "two.example.com"] * 3:
-        with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.02):
             getaddrinfo(name, 80)
     assert len(set(threading.enumerate()) - before) == 2
     until(lambda: sorted(resolver.asked) == ["one.example.com", "two.example.com"])

@@ -389,10 +389,10 @@ def test_the_data_may_be_changed_once_the_write_has_returned(ends: Ends) -> None
 
 def test_a_write_that_times_out_tells_how_far_it_got(plain: Ends) -> None:
     stream, peer = plain
-    with times_out(0.1) as caught:
+    with times_out(0.05) as caught:
         stream.write(bytes(32 * MIB))
     sent = caught.value.characters_written  # type: ignore[attr-defined]
-    assert f" timed out after {sent} of {32 * MIB} bytes: timeout(0.1) expired" in str(caught.value)
+    assert f" timed out after {sent} of {32 * MIB} bytes: timeout(0.05) exp" in str(caught.value)
     stream.close()
     assert 0 < sent == len(take(peer))
 
@@ -453,7 +453,7 @@ def test_the_count_is_zero_where_nothing_went_out(ends: Ends) -> None:
 
 def test_silence_times_out(plain: Ends) -> None:
     stream, _ = plain
-    with times_out(0.1) as caught:
+    with times_out(0.05) as caught:
         stream.read()
     assert type(caught.value) is TimeoutError
     assert caught.value.errno is None
@@ -484,9 +484,9 @@ def test_the_text_of_a_write_under_a_passed_deadline_has_a_count_of_zero(ends: E
 
 
 def test_the_text_names_the_deadline_that_was_nearest(ends: Ends) -> None:
-    with timeout(0.05), timeout(60.0), pytest.raises(TimeoutError, match=r"timeout\(0\.05\)"):
+    with timeout(0.02), timeout(60.0), pytest.raises(TimeoutError, match=r"timeout\(0\.02\)"):
         ends[0].read()
-    with timeout(60.0), timeout(0.05), pytest.raises(TimeoutError, match=r"timeout\(0\.05\)"):
+    with timeout(60.0), timeout(0.02), pytest.raises(TimeoutError, match=r"timeout\(0\.02\)"):
         ends[0].read()
 
 
@@ -546,7 +546,7 @@ def test_a_dripping_peer_does_not_extend_the_deadline(peers: Peers) -> None:
                 conn.sendall(b".")
                 time.sleep(0.01)
 
-    with NetworkStream(peers.serve_pair(drip)) as stream, times_out(0.2):
+    with NetworkStream(peers.serve_pair(drip)) as stream, times_out(0.1):
         while True:
             assert stream.read() != b""
 
@@ -558,7 +558,7 @@ def test_a_peer_that_takes_a_byte_at_a_time_does_not_extend_the_deadline(peers: 
         while not enough.wait(0.001):
             conn.recv(1)
 
-    with NetworkStream(peers.serve_pair(sip)) as stream, times_out(0.2):
+    with NetworkStream(peers.serve_pair(sip)) as stream, times_out(0.1):
         stream.write(bytes(4 * MIB))
     enough.set()
 
@@ -569,7 +569,7 @@ def test_a_peer_that_always_has_room_does_not_extend_the_deadline(peers: Peers) 
         while conn.recv_into(buffer):
             pass
 
-    with NetworkStream(peers.serve_pair(gulp)) as stream, times_out(0.1):
+    with NetworkStream(peers.serve_pair(gulp)) as stream, times_out(0.05):
         while True:
             stream.write(bytes(8 * MIB))
 
@@ -586,7 +586,7 @@ def test_a_cancelled_deadline_does_not_fire(ends: Ends) -> None:
 
 def test_a_cancel_from_another_thread_holds_from_the_next_wait_on(ends: Ends) -> None:
     stream, peer = ends
-    cancelled = timeout(0.2)
+    cancelled = timeout(0.15)
 
     def read() -> bytes:
         with cancelled:
@@ -594,24 +594,24 @@ def test_a_cancel_from_another_thread_holds_from_the_next_wait_on(ends: Ends) ->
 
     with in_thread(read) as reading:
         cancelled.cancel()
-        time.sleep(0.3)  # until the deadline would have passed
+        time.sleep(0.2)  # until the deadline would have passed
         assert not reading.done()
         peer.sendall(b"late")
         assert reading.result(HANG) == b"late"
 
 
 def test_the_outer_deadline_holds_where_the_inner_one_is_cancelled(ends: Ends) -> None:
-    with times_out(0.15) as caught, timeout(0.01) as t:
+    with times_out(0.05) as caught, timeout(0.01) as t:
         t.cancel()
         ends[0].read()
-    assert "timeout(0.15) expired" in str(caught.value)
+    assert "timeout(0.05) expired" in str(caught.value)
 
 
-@pytest.mark.parametrize("seconds", [30 * DAY, 50 * DAY, 4294967.35, 1e300, 10**400])
+@pytest.mark.parametrize("seconds", [30 * DAY, 50 * DAY, 4294967.32, 1e300, 10**400])
 def test_a_deadline_of_any_length_works(plain: Ends, seconds: float) -> None:
-    stream, peer = plain
+    stream, peer = plain  # settimeout() makes 0.02 s of one of them
     with ThreadPoolExecutor(1) as pool, timeout(seconds):
-        answer = pool.submit(lambda: (time.sleep(0.1), peer.sendall(peer.recv(1))))
+        answer = pool.submit(lambda: (time.sleep(0.06), peer.sendall(peer.recv(1))))
         stream.write(b"x")
         assert stream.read() == b"x"
         answer.result(HANG)
@@ -787,7 +787,7 @@ def test_where_another_thread_was_quicker_a_read_waits_on(ends: Ends) -> None:
     stream, peer = ends
 
     def read_in_time() -> bytes:
-        with timeout(0.3):
+        with timeout(0.15):
             return stream.read()
 
     with in_thread(read_in_time) as one, in_thread(read_in_time) as another:

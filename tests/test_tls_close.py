@@ -155,7 +155,7 @@ def test_it_waits_for_nothing_with_a_full_send_buffer(peers: Peers, layers: int)
         peer(conn)
 
     stream = connect_tls(peers.serve_tls_in_tls(deaf, layers=layers), layers=layers, **SMALL)
-    with pytest.raises(TimeoutError), httpx_net.timeout(0.3):
+    with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
         stream.write(bytes(24 << 20))
     with at_once():
         stream.close()
@@ -175,7 +175,7 @@ def test_it_waits_for_nothing_with_a_broken_write_side(peers: Peers, layers: int
     stream = connect_tls(
         peers.serve_tls_in_tls(deaf_at_first, layers=layers), layers=layers, **SMALL
     )
-    with pytest.raises(TimeoutError), httpx_net.timeout(0.3):
+    with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
         stream.write(bytes(24 << 20))
     read_on.set()
     sock = stream.get_extra_info("socket")

@@ -109,11 +109,11 @@ def test_a_handshake_ends_at_the_deadline_whatever_the_peer_does(
     address = serve(vice)
     stream = net.connect(*address)
     start = time.monotonic()
-    with httpx_net.timeout(0.2), pytest.raises(TimeoutError) as caught:
+    with httpx_net.timeout(0.1), pytest.raises(TimeoutError) as caught:
         stream.start_tls(client_context(), "localhost")
-    assert 0.2 <= time.monotonic() - start < 2.0
+    assert 0.1 <= time.monotonic() - start < 2.0
     assert str(caught.value) == (
-        f"TLS handshake for 'localhost' with 127.0.0.1:{address[1]} timed out: timeout(0.2) expired"
+        f"TLS handshake for 'localhost' with 127.0.0.1:{address[1]} timed out: timeout(0.1) expired"
     )
     assert_closed(stream)
 
@@ -123,7 +123,7 @@ def test_a_peer_that_reads_nothing_does_not_keep_a_handshake_either(
     serve: Callable[..., Address],
 ) -> None:
     stream = net.connect(*serve(deaf))
-    with httpx_net.timeout(0.1), pytest.raises(TimeoutError):
+    with httpx_net.timeout(0.05), pytest.raises(TimeoutError):
         stream.start_tls(client_context(), "localhost")
     assert_closed(stream)
 
@@ -150,10 +150,10 @@ def test_a_lifted_deadline_does_not_end_a_handshake(serve: Callable[..., Address
             echo(tls)
 
     stream = net.connect(*serve(late))
-    with stream, httpx_net.timeout(0.05) as t:
+    with stream, httpx_net.timeout(0.03) as t:
         t.cancel()
         assert not t.expired()
-        threading.Timer(0.1, lifted.set).start()
+        threading.Timer(0.06, lifted.set).start()
         stream.start_tls(client_context(), "localhost")
 
 
@@ -182,7 +182,7 @@ def test_the_deadline_of_a_handshake_does_not_leak_into_what_follows(
     with httpx_net.timeout(HANG) as t:
         stream.start_tls(client_context(), "localhost")
     assert not t.expired()
-    threading.Timer(0.1, go.set).start()
+    threading.Timer(0.05, go.set).start()
     with stream:
         assert stream.read() == b"late"
 

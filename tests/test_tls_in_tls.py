@@ -111,13 +111,13 @@ def assert_it_ends_in_time(seconds: float, use: Callable[[], object]) -> None:
 
 def test_a_deadline_bounds_an_inner_handshake(serve_tls: Callable[..., Address]) -> None:
     stream = connect_tls(serve_tls(silent))
-    assert_it_ends_in_time(0.1, lambda: stream.start_tls(client_context(), "localhost"))
+    assert_it_ends_in_time(0.05, lambda: stream.start_tls(client_context(), "localhost"))
     assert repr(stream).endswith(" CLOSED]>")
 
 
 def test_a_deadline_bounds_a_read_through_all_layers(peers: Peers, layers: int) -> None:
     with connect_tls(peers.serve_tls_in_tls(layers=layers), layers=layers) as stream:
-        assert_it_ends_in_time(0.1, stream.read)
+        assert_it_ends_in_time(0.05, stream.read)
 
 
 def drip_records(tls: TLSInside) -> None:
@@ -131,7 +131,7 @@ def drip_records(tls: TLSInside) -> None:
 
 def test_bytes_dripped_inside_records_do_not_extend_it(peers: Peers) -> None:
     with connect_tls(peers.serve_tls_in_tls(drip_records), layers=2) as stream:
-        assert_it_ends_in_time(0.2, stream.read)
+        assert_it_ends_in_time(0.1, stream.read)
 
 
 def test_records_that_never_make_a_handshake_do_not_extend_it(
@@ -149,7 +149,7 @@ def test_records_that_never_make_a_handshake_do_not_extend_it(
     context = client_context()
     context.sslsocket_class = Flooded
     stream = connect_tls(serve_tls(silent), context)
-    assert_it_ends_in_time(0.1, lambda: stream.start_tls(client_context(), "localhost"))
+    assert_it_ends_in_time(0.05, lambda: stream.start_tls(client_context(), "localhost"))
     assert repr(stream).endswith(" CLOSED]>")
 
 

@@ -336,7 +336,7 @@ def test_only_one_thread_at_a_time_makes_a_connection_where_truncation_is_hidden
             inside.set()
             seen.append(self.options & HIDES)
             if first:
-                go_on.wait(0.2)  # time for the other to come, if it may
+                go_on.wait(0.1)  # time for the other to come, if it may
             seen.append(self.options & HIDES)
             return super().wrap_socket(*args, **options)
 
