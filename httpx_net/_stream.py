@@ -96,7 +96,6 @@ class NetworkStream(NetworkStreamInterface):
     )
 
     def __init__(self, sock: socket.socket, *, suppress_ragged_eofs: bool = False) -> None:
-        self._closed = True  # for the finalizer, until there is something to close
         self._server_addr = _connected_to(sock)
         self._client_addr: Any = None  # looked up when asked for, and kept by close()
         self._sock = sock
@@ -111,7 +110,7 @@ class NetworkStream(NetworkStreamInterface):
             self._mode = _TRY
         elif sock.gettimeout():
             sock.settimeout(None)
-        self._closed = False
+        self._closed = False  # for the finalizer, too: from here on there is something to close
 
     def read(self, max_bytes: int | None = None) -> bytes:
         """Return the next bytes as soon as there are any: at least one, at most *max_bytes*.
@@ -182,9 +181,9 @@ class NetworkStream(NetworkStreamInterface):
         return _copied(error)
 
     def _write_error(self, exc: OSError, sent: int, size: int) -> OSError:
-        if self._tls is None and exc.errno in _LOST:
+        if self._tls is None and self._end is None and exc.errno in _LOST:
             # Reads that come to where the connection was lost must not take it for an end.
-            self._end = self._end or self._explained(_copied(exc), "read from")
+            self._end = self._explained(_copied(exc), "read from")
         error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
         error.characters_written = sent  # type: ignore[attr-defined]
         return error

@@ -7,6 +7,7 @@ import math
 import os
 import queue
 import re
+import select
 import signal
 import socket
 import ssl
@@ -25,7 +26,7 @@ import httpx_net
 from conftest import open_descriptors
 from dialing import Listed, Resolver, until
 from httpx_net import __main__ as command_line
-from httpx_net import _backend, _deadlines, _race, _resolve, _tls
+from httpx_net import _backend, _deadlines, _race, _resolve, _stream, _tls
 from httpx_net._names import lookup_name
 from httpx_net._tls import TLSLayer
 from peers import (
@@ -628,7 +629,7 @@ def test_after_a_failed_write_on_TLS_the_next_one_says_why(serve_tls: Any) -> No
 
     over, much = threading.Event(), bytes(20_000_000)
     with connect_tls(serve_tls(full, tickets=0)) as stream:
-        with pytest.raises(TimeoutError, match=r"after [1-9]"), httpx_net.timeout(0.1):
+        with pytest.raises(TimeoutError, match=r"after [1-9]"), httpx_net.timeout(0.2):
             stream.write(much)
         with pytest.raises(BrokenPipeError) as caught:
             stream.write(b"x")
@@ -641,6 +642,95 @@ def test_after_a_failed_write_on_TLS_the_next_one_says_why(serve_tls: Any) -> No
     assert str(caught.value).endswith(
         " failed after 0 of 1 bytes: an earlier write stopped inside a record"
     )
+
+
+def test_a_timeout_of_its_own_is_lifted_from_an_SSLSocket_too(peers: Peers) -> None:
+    asked = threading.Event()
+
+    def late(conn: ssl.SSLSocket) -> None:
+        assert asked.wait(HANG)
+        conn.sendall(b"late")
+
+    address = peers.serve_tls(late)
+    sock = client_context().wrap_socket(
+        socket.create_connection(address), server_hostname="localhost"
+    )
+    sock.settimeout(0.01)
+    with httpx_net.NetworkStream(sock) as stream:
+        reading = threading.Timer(0.05, asked.set)
+        reading.start()
+        assert stream.read() == b"late"
+        reading.join()
+
+
+def test_whether_an_SSLSocket_is_readable_is_told_without_waiting(serve_tls: Any) -> None:
+    sock = client_context().wrap_socket(
+        socket.create_connection(serve_tls(silent)), server_hostname="localhost"
+    )
+    with httpx_net.NetworkStream(sock) as stream:
+        select.select([sock], [], [], HANG)  # the tickets of TLS 1.3, which are no data
+        assert stream.get_extra_info("is_readable") is False
+
+
+def test_a_close_that_is_interrupted_has_closed(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(sock: socket.socket) -> None:
+        raise KeyboardInterrupt
+
+    stream = httpx_net.NetworkStream(pair[0])
+    monkeypatch.setattr(_stream, "_own_address", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.close()
+    assert repr(stream).endswith(" CLOSED]>")
+    with pytest.raises(OSError, match="the stream is closed"):
+        stream.read()
+
+
+def test_a_close_while_the_socket_changes_hands_is_not_lost(serve: Any) -> None:
+    class Closing:
+        def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+            wrapped.append(client_context().wrap_socket(*args, **options))
+            stream.close()
+            return wrapped[0]
+
+        wrap_bio = wrap_socket
+
+    wrapped: list[ssl.SSLSocket] = []
+    stream = httpx_net.NetworkBackend().connect(*serve(silent))
+    with pytest.raises(OSError, match="the stream is closed"):
+        stream.start_tls(Closing(), "localhost")
+    assert wrapped[0].fileno() == -1
+
+
+def test_the_addresses_outlast_a_context_that_refuses(serve: Any) -> None:
+    stream = httpx_net.NetworkBackend().connect(*serve(silent))
+    address = stream.get_extra_info("client_addr")
+    with pytest.raises(ssl.SSLError, match="TLS handshake"):
+        stream.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    assert stream.get_extra_info("client_addr") == address
+
+
+def test_a_write_that_timed_out_is_not_how_the_stream_ends(pair: Any) -> None:
+    ours, theirs = pair
+    with httpx_net.NetworkStream(ours) as stream:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.02):
+            stream.write(bytes(20_000_000))
+        theirs.shutdown(socket.SHUT_WR)
+        assert stream.read() == b""
+
+
+def test_a_number_of_another_class_is_a_number(pair: Any) -> None:
+    class Number(int):
+        pass
+
+    pair[1].sendall(b"one")
+    with httpx_net.NetworkStream(pair[0]) as stream:
+        assert stream.read(Number(1)) == b"o"
+
+
+def test_a_socket_that_was_closed_behind_its_back_has_no_address(pair: Any) -> None:
+    with httpx_net.NetworkStream(pair[0]) as stream:
+        pair[0].close()
+        assert stream.get_extra_info("client_addr") is None
 
 
 # ---- __main__
@@ -674,7 +764,7 @@ def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
     (tmp_path / "upload").write_bytes(b"x" * 20_000_000)
     ip, port = serve(full)
     try:
-        done = run("-t", "0.25", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
+        done = run("-t", "0.3", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
     finally:
         over.set()
     assert done.returncode == 1
