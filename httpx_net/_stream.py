@@ -52,7 +52,8 @@ _LONGEST_READ = 1_048_576
 # (256 MiB over loopback: two thirds of the time of one sendall).
 _WRITE_SIZE = 1_048_576
 
-# As many bytes as this at once are the middle of something, and the next ones are likely there.
+# A buffer that is full with this much, and a full record, are the middle of something: the next
+# bytes are likely there.
 _BULK = RECORD_SIZE
 
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
@@ -143,7 +144,7 @@ class NetworkStream(NetworkStreamInterface):
                 self._mode = _POLL
                 self._wait(_wanted(want, READ))
                 data = self._retry(source.recv, READ, size)
-            if self._mode == _POLL and len(data) >= _BULK:
+            if self._mode == _POLL and len(data) >= _BULK and (self._tls or len(data) == size):
                 self._mode = _TRY
         except OSError as exc:
             if not self._may_be_end(exc):
