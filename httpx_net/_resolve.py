@@ -44,16 +44,15 @@ def getaddrinfo(name: str, port: int) -> AddressInfo:
         TimeoutError: the deadline has passed.
         socket.gaierror: the name does not resolve; the text has the name.
     """
-    doing = f"look-up of {name!r}"
     try:
         found = _numeric(name, port)
         if not found:
             found = _ask(name, port) if remaining() is None else _ask_in_time(name, port)
         return found
     except TimeoutError as exc:
-        raise TimeoutError(f"{doing} timed out: {exc}") from None
+        raise TimeoutError(f"look-up of {name!r} timed out: {exc}") from None
     except OSError as exc:  # a gaierror, nearly always
-        raise type(exc)(exc.errno, f"{doing} failed: {exc.strerror}") from None
+        raise type(exc)(exc.errno, f"look-up of {name!r} failed: {exc.strerror}") from None
 
 
 def _numeric(name: str, port: int) -> AddressInfo:
