@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 import httpx_net
-from peers import HANG, Address
+from peers import HANG, Address, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,14 +82,6 @@ class Resolver:
         return [info((answer[0], port, *answer[2:]))]
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Wait for *condition*, as long as any peer gets."""
-    deadline = time.monotonic() + HANG
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.001)
-
-
 def all_wait_for_one_look_up(
     count: int, ask: Callable[[], object], resolver: Resolver
 ) -> list[Future[object]]:
@@ -105,7 +96,9 @@ def all_wait_for_one_look_up(
     with ThreadPoolExecutor(count) as pool:
         answers = [pool.submit(scene) for _ in range(count)]
         try:
-            until(lambda: len(asking) == count and all(map(_waits_for_a_look_up, list(asking))))
+            wait_until(
+                lambda: len(asking) == count and all(map(_waits_for_a_look_up, list(asking)))
+            )
         finally:
             resolver.answer()
     return answers
@@ -135,7 +128,7 @@ def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
     over = threading.Event()
 
     def press() -> None:
-        until(lambda: over.is_set() or condition())
+        wait_until(lambda: over.is_set() or condition())
         if not over.is_set():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
@@ -149,6 +142,18 @@ def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
     finally:
         over.set()
         finger.join()
+
+
+def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run ``python -m httpx_net`` to its end; its output is bytes, since it may show any."""
+    return subprocess.run(
+        [sys.executable, "-m", "httpx_net", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=3 * HANG,
+        check=False,
+        **options,
+    )
 
 
 def run_python(script: str, *arguments: str) -> str:

@@ -14,9 +14,9 @@ import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import Listed, Resolver, info, main_thread_is_in, until
+from dialing import Listed, Resolver, info, main_thread_is_in
 from httpx_net import _race
-from peers import HANG, Peers, client_context, echo, silent
+from peers import HANG, Peers, client_context, echo, silent, wait_until
 
 net = httpx_net.NetworkBackend()
 
@@ -492,7 +492,7 @@ def test_a_blocking_connect_outlasts_a_default_timeout(peers: Peers) -> None:
 
     def let_in() -> None:
         try:
-            until(lambda: main_thread_is_in(_race._Attempts._connect_blocking))
+            wait_until(lambda: main_thread_is_in(_race._Attempts._connect_blocking))
         finally:
             slow.accept()[0].close()
 

@@ -14,23 +14,11 @@ from typing import Any
 
 import pytest
 
+from dialing import ROOT, run_command
 from peers import CERTIFICATES, HANG, client_may_leave, reset, send_close_notify, silent
 
-ROOT = Path(__file__).parent.parent
 CA = str(CERTIFICATES / "ca.pem")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-
-
-def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run the command to its end; its output is bytes, since it may show any."""
-    return subprocess.run(
-        [sys.executable, "-m", "httpx_net", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=3 * HANG,
-        check=False,
-        **options,
-    )
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -44,7 +32,7 @@ def start(*arguments: str) -> subprocess.Popen[bytes]:
 
 def fails(*arguments: str, saying: str, status: int = 1, **options: Any) -> bytes:
     """Run it, expect one clear line and nothing like a traceback; returns what it showed."""
-    done = command(*arguments, **options)
+    done = run_command(*arguments, **options)
     lines = done.stderr.decode().splitlines()
     assert done.returncode == status, done
     assert saying in lines[-1]
@@ -79,7 +67,7 @@ def url(address: tuple[str, int], scheme: str = "http", path: str = "/") -> str:
 
 
 def test_without_a_url_it_talks_to_a_server_of_its_own() -> None:
-    done = command()
+    done = run_command()
     assert done.returncode == 0
     assert b">>> GET / HTTP/1.1\n" in done.stdout
     assert b"<<< HTTP/1.1 200 OK\n" in done.stdout
@@ -88,7 +76,7 @@ def test_without_a_url_it_talks_to_a_server_of_its_own() -> None:
 
 def test_it_shows_both_directions(serve: Any) -> None:
     address = serve(answering())
-    shown = command(url(address, path="/a b?q=\u00e9")).stdout.decode().splitlines()
+    shown = run_command(url(address, path="/a b?q=\u00e9")).stdout.decode().splitlines()
     assert ">>> GET /a%20b?q=%C3%A9 HTTP/1.1" in shown
     assert f">>> Host: 127.0.0.1:{address[1]}" in shown
     assert shown.index(">>> Connection: close") < shown.index("<<< HTTP/1.1 200 OK")
@@ -97,7 +85,7 @@ def test_it_shows_both_directions(serve: Any) -> None:
 
 def test_https_is_verified_and_shown_in_clear(serve_tls: Any) -> None:
     address = serve_tls(answering())
-    done = command("--cafile", CA, f"https://localhost:{address[1]}/")
+    done = run_command("--cafile", CA, f"https://localhost:{address[1]}/")
     assert done.returncode == 0
     assert b"TLSv1.3" in done.stdout
     assert b"<<< hello\n" in done.stdout
@@ -105,7 +93,7 @@ def test_https_is_verified_and_shown_in_clear(serve_tls: Any) -> None:
 
 def test_insecure_accepts_any_certificate(serve_tls: Any) -> None:
     address = serve_tls(answering(), certificate="self-signed")
-    assert b"<<< hello" in command("--insecure", url(address, "https")).stdout
+    assert b"<<< hello" in run_command("--insecure", url(address, "https")).stdout
 
 
 def test_a_bad_certificate_is_one_line(serve_tls: Any) -> None:
@@ -123,44 +111,45 @@ def test_the_bytes_of_a_file_are_sent_exactly(serve: Any, tmp_path: Path) -> Non
             received.extend(conn.recv(65536))
         conn.sendall(b"thanks")
 
-    assert b"<<< thanks\n" in command("--send", str(tmp_path / "request"), url(serve(peer))).stdout
+    done = run_command("--send", str(tmp_path / "request"), url(serve(peer)))
+    assert b"<<< thanks\n" in done.stdout
     assert received == sent
 
 
 def test_standard_input_is_sent_exactly(serve: Any) -> None:
     address = serve(answering())
-    done = command("--send", "-", url(address), input=b"PUT / HTTP/1.0\r\n\r\n")
+    done = run_command("--send", "-", url(address), input=b"PUT / HTTP/1.0\r\n\r\n")
     assert b">>> PUT / HTTP/1.0\n" in done.stdout
 
 
 def test_the_answer_goes_to_a_file_byte_for_byte(serve: Any, tmp_path: Path) -> None:
     answer = ANSWER + os.urandom(3_000_000)
-    done = command("--output", str(tmp_path / "answer"), url(serve(answering(answer))))
+    done = run_command("--output", str(tmp_path / "answer"), url(serve(answering(answer))))
     assert done.returncode == 0
     assert (tmp_path / "answer").read_bytes() == answer
     assert b"<<<" not in done.stdout
 
 
 def test_the_answer_goes_to_standard_output_and_the_rest_elsewhere(serve: Any) -> None:
-    done = command("--output", "-", url(serve(answering())))
+    done = run_command("--output", "-", url(serve(answering())))
     assert done.stdout == ANSWER
     assert b">>> GET / HTTP/1.1\n" in done.stderr
 
 
 def test_nothing_that_comes_is_obeyed_by_a_terminal(serve: Any) -> None:
-    shown = command(url(serve(answering(b"\x1b]0;title\x07\xff\xc2\x9b")))).stdout
+    shown = run_command(url(serve(answering(b"\x1b]0;title\x07\xff\xc2\x9b")))).stdout
     assert b"<<< \\x1b]0;title\\x07\\xff\\x9b\n" in shown
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\u00e9"), ("ascii", "\\xe9")])
 def test_text_is_shown_as_the_terminal_can(serve: Any, encoding: str, shown: str) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = command(url(serve(answering("caf\u00e9".encode()))), env=environment)
+    done = run_command(url(serve(answering("caf\u00e9".encode()))), env=environment)
     assert f"<<< caf{shown}\n" in done.stdout.decode()
 
 
 def test_a_line_without_end_is_shown_as_it_comes(serve: Any) -> None:
-    shown = command(url(serve(answering(b"x" * 100_000)))).stdout
+    shown = run_command(url(serve(answering(b"x" * 100_000)))).stdout
     assert sum(line.count(b"x") for line in shown.splitlines() if line[:4] == b"<<< ") == 100_000
 
 
@@ -189,7 +178,7 @@ def test_a_truncated_answer_is_a_failure_unless_asked_for(serve_tls: Any) -> Non
     arguments = ("--cafile", CA, url(serve_tls(peer), "https"))
     assert b"<<< hello" in fails(*arguments, saying="without close_notify")
     arguments = ("--suppress-ragged-eofs", "--cafile", CA, url(serve_tls(peer), "https"))
-    assert command(*arguments).returncode == 0
+    assert run_command(*arguments).returncode == 0
 
 
 def test_a_reset_is_one_line(serve: Any) -> None:

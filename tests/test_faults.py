@@ -18,7 +18,7 @@ import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import Resolver, until
+from dialing import Resolver
 from httpx_net import _resolve, _tls
 from interrupts import interrupted_at
 from peers import (
@@ -33,6 +33,7 @@ from peers import (
     drop,
     send_close_notify,
     server_context,
+    wait_until,
     wrap_server,
 )
 
@@ -110,7 +111,7 @@ def assert_ctrl_c_leaves_nothing(scene: Callable[[], None], at_least: int) -> No
             except KeyboardInterrupt:
                 assert where
             # The peer is in this process, and closes its end when it sees ours go.
-            until(lambda: len(open_descriptors()) == before)
+            wait_until(lambda: len(open_descriptors()) == before)
         assert httpx_net.remaining() is None, where
         # A stream that was not let into its `with`, or not out, is closed by its finalizer.
         assert not warned or where[0] in AT_THE_DOOR, where
@@ -152,7 +153,9 @@ def test_ctrl_c_at_any_line_leaves_no_look_up(
         scene()  # after which a thread waits for the next look-up
     assert_ctrl_c_leaves_nothing(scene, at_least=150)
     # Each waits a while for more to do. One that Ctrl-C has made wait for good would stay.
-    until(lambda: not any(thread.name.startswith("httpx_net") for thread in threading.enumerate()))
+    wait_until(
+        lambda: not any(thread.name.startswith("httpx_net") for thread in threading.enumerate())
+    )
     assert len(resolver.asked) > 50
 
 
@@ -255,7 +258,7 @@ def test_without_memory_a_handshake_fails_and_the_stream_is_closed(
                     stream.start_tls(context, "localhost")
             except MemoryError:
                 assert repr(stream).endswith(" CLOSED]>"), where
-                until(lambda: len(open_descriptors()) == before)
+                wait_until(lambda: len(open_descriptors()) == before)
         if not where:
             break
     assert 15 < moment < 1000
@@ -313,4 +316,4 @@ def test_a_reset_at_any_stage_is_an_error(
         assert not isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, ConnectionResetError) or "handshake" in str(caught.value)
         assert PAYLOAD.startswith(received)
-        until(lambda: len(open_descriptors()) == before)
+        wait_until(lambda: len(open_descriptors()) == before)

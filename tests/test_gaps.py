@@ -12,8 +12,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -24,7 +22,7 @@ import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import Listed, Resolver, until
+from dialing import Listed, Resolver, run_command
 from httpx_net import __main__ as command_line
 from httpx_net import _backend, _deadlines, _race, _resolve, _stream, _tls
 from httpx_net._names import lookup_name
@@ -38,10 +36,10 @@ from peers import (
     send_close_notify,
     server_context,
     silent,
+    wait_until,
     wrap_server,
 )
 
-ROOT = Path(__file__).parent.parent
 SLOW = "slow.example.com"
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors and signals")
@@ -145,7 +143,7 @@ def parked(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQ
     monkeypatch.setattr(_resolve, "_process", process := _resolve._Process())
     resolver.answers[SLOW] = ("127.0.0.1", 0)
     resolve_in_time()
-    until(lambda: process._idle)
+    wait_until(lambda: process._idle)
     return process._idle[0]
 
 
@@ -167,7 +165,7 @@ class InterruptedJobs:
             return
         if self._after:
             self._jobs.put(lookup)
-            until(lambda: lookup.begun)
+            wait_until(lambda: lookup.begun)
         raise KeyboardInterrupt
 
 
@@ -179,7 +177,7 @@ def test_an_interrupt_while_it_is_given_work_costs_no_parked_thread(
     process._idle[:] = [InterruptedJobs(parked, after)]  # type: ignore[list-item]
     with pytest.raises(KeyboardInterrupt):
         resolve_in_time()
-    until(lambda: process._idle and parked.empty())
+    wait_until(lambda: process._idle and parked.empty())
     assert process._idle == [parked]
     assert process._running == {}
     resolve_in_time()
@@ -249,7 +247,7 @@ def test_a_reset_between_connecting_and_the_stream_is_a_reset(peers: Peers) -> N
             conn, _ = listener.accept()
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             conn.close()
-            until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            wait_until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
             return super()._stream(sock, where)
 
     listener = peers.listen()
@@ -509,7 +507,7 @@ def test_an_interrupt_behind_wrap_socket_leaves_nothing_open(serve: Any) -> None
         stream.start_tls(context := InterruptedContext(), "localhost")
     assert repr(stream).endswith(" CLOSED]>")
     assert context.options
-    until(lambda: len(open_descriptors()) <= before)
+    wait_until(lambda: len(open_descriptors()) <= before)
 
 
 def test_a_truncation_is_said_again_with_its_reason(serve_tls: Any) -> None:
@@ -736,17 +734,6 @@ def test_a_socket_that_was_closed_behind_its_back_has_no_address(pair: Any) -> N
 # ---- __main__
 
 
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "httpx_net", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=3 * HANG,
-        check=False,
-        **options,
-    )
-
-
 def test_main_returns_its_status(capsysbinary: Any) -> None:
     assert command_line.main([]) == 0
     assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
@@ -764,7 +751,7 @@ def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
     (tmp_path / "upload").write_bytes(b"x" * 20_000_000)
     ip, port = serve(full)
     try:
-        done = run("-t", "0.3", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
+        done = run_command("-t", "0.3", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
     finally:
         over.set()
     assert done.returncode == 1
@@ -775,7 +762,7 @@ def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
 
 @posix
 def test_without_a_standard_output_it_says_so() -> None:
-    done = run("http://127.0.0.1:1/", preexec_fn=lambda: os.close(1))
+    done = run_command("http://127.0.0.1:1/", preexec_fn=lambda: os.close(1))
     assert done.returncode == 1
     assert done.stderr == b"httpx_net: standard output is closed\n"
 
@@ -803,7 +790,7 @@ def test_https_needs_no_truststore(serve_tls: Any, tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     _, port = serve_tls(answer)
     arguments = ("--cafile", str(CERTIFICATES / "ca.pem"), f"https://localhost:{port}/")
-    done = run(*arguments, env={**os.environ, "PYTHONPATH": path})
+    done = run_command(*arguments, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr
     assert b"<<< hello\n" in done.stdout
 
@@ -817,7 +804,7 @@ def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = run(preexec_fn=blocked)
+        done = run_command(preexec_fn=blocked)
     finally:
         os.close(writing)
     assert done.returncode == 1

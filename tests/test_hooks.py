@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import httpx_net
-from dialing import Resolver, all_wait_for_one_look_up, info, until
+from dialing import Resolver, all_wait_for_one_look_up, info
 from hooks import CachingBackend, PinnedBackend, PublicBackend, is_public
-from peers import HANG, Peers, client_context, echo, silent
+from peers import HANG, Peers, client_context, echo, silent, wait_until
 
 NAME = "www.example.com"
 
@@ -90,7 +90,7 @@ def test_whoever_waits_for_the_cache_waits_to_his_own_deadline(resolver: Resolve
     net = CachingBackend()
     with ThreadPoolExecutor() as pool:
         patient = pool.submit(net.getaddrinfo, NAME, 80)
-        until(lambda: resolver.asked)
+        wait_until(lambda: resolver.asked)
         start = time.monotonic()
         with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
             net.getaddrinfo(NAME, 80)

@@ -18,8 +18,7 @@ import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import until
-from peers import HANG, Address, Peers, client_context, server_context
+from peers import HANG, Address, Peers, client_context, server_context, wait_until
 
 pytestmark = pytest.mark.load
 
@@ -179,7 +178,7 @@ def test_thousands_of_connections_leave_nothing(peers: Peers, tls: bool, cycles:
             start(stream, context)
 
     def measure(made: int) -> tuple[int, int]:
-        until(lambda: echo.accepted == made and not echo.clients())
+        wait_until(lambda: echo.accepted == made and not echo.clients())
         gc.collect()
         return len(open_descriptors()), sys.getallocatedblocks()
 

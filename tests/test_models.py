@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import httpx_net
-from dialing import until
 from httpx_net import NetworkStream
 from peers import (
     HANG,
@@ -29,6 +28,7 @@ from peers import (
     client_context,
     client_may_leave,
     server_context,
+    wait_until,
 )
 from test_conformance import Pair, tcp, tls_1_2, tls_1_3, tls_in_tls
 
@@ -91,7 +91,7 @@ def play(stream: Any, peer: Any, script: list[tuple[str, int]]) -> None:
             with pytest.raises(TimeoutError), httpx_net.timeout(0):
                 stream.read(number)
         elif step == "is it readable?":
-            until(is_right)
+            wait_until(is_right)
     while to_us:
         comes_out(to_us, stream.read(), 65_536)
     while to_them:

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from dialing import ROOT, until
-from peers import HANG
+from dialing import ROOT
+from peers import HANG, wait_until
 
 pytestmark = pytest.mark.netns
 
@@ -137,7 +137,7 @@ class Network:
         directory = Path("/etc/netns", self.client)
         self._stack.callback(remove_empty, directory.parent)
         self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        until(lambda: made(directory))
+        wait_until(lambda: made(directory))
         (directory / "resolv.conf").write_text(f"nameserver {SERVER4}\n")
         (directory / "nsswitch.conf").write_text("hosts: files dns\n")
 
@@ -273,7 +273,7 @@ def test_a_name_server_that_answers_late_is_too_late_for_a_nearer_deadline(netwo
 
 def test_an_interface_that_goes_down_during_the_connect_moves_no_deadline(network) -> None:
     connecting = network.begin_to_connect(DEAD4[0], 0.5)
-    until(network.is_connecting)
+    wait_until(network.is_connecting)
     ip(f"-n {network.client} link set main down")
     error, took = network.result(connecting)
     assert 0.5 <= took < 2.5
@@ -285,7 +285,7 @@ def test_an_interface_that_goes_down_during_the_connect_moves_no_deadline(networ
 
 def test_an_interface_that_goes_down_during_the_connect_leaves_the_others(network) -> None:
     connecting = network.begin_to_connect("two-cables.test", 10.0, delay=0.5)
-    until(network.is_connecting)
+    wait_until(network.is_connecting)
     ip(f"-n {network.client} link set main down")
     server, took = network.result(connecting)
     assert server == SPARE_LIVE

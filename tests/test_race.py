@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import Listed, interrupted_when, main_thread_is_in, until
+from dialing import Listed, interrupted_when, main_thread_is_in
 from httpx_net import _race, _wait
 from httpx_net._race import MOST_AT_ONCE, Schedule, interleaved
 from interrupts import interrupted_at
-from peers import HANG, Address, Peers, silent
+from peers import HANG, Address, Peers, silent, wait_until
 
 # ---- On paper. Times are whole milliseconds, so that sums are exact.
 
@@ -293,7 +293,7 @@ def test_a_slow_address_still_wins_when_the_next_has_started(peers: Peers) -> No
 
         def let_in() -> None:
             try:
-                until(lambda: len(open_descriptors()) >= before + 2)  # both are under way
+                wait_until(lambda: len(open_descriptors()) >= before + 2)  # both are under way
             finally:
                 slow.accept()[0].close()
 
@@ -318,9 +318,9 @@ def test_of_two_that_connect_at_once_one_is_closed(peers: Peers) -> None:
     both = [peers.serve(lambda conn: ends.append(conn.recv(1))) for _ in range(2)]
     addresses = [_race.Address(socket.AF_INET, address) for address in both]
     with _race.connect("both", addresses, opener(), delay=0.0) as winner:
-        until(lambda: ends == [b""])  # the loser's peer sees it go
+        wait_until(lambda: ends == [b""])  # the loser's peer sees it go
         winner.sendall(b"!")
-        until(lambda: ends == [b"", b"!"])
+        wait_until(lambda: ends == [b"", b"!"])
 
 
 def opener(opened: list[socket.socket] | None = None) -> Callable[..., socket.socket]:
@@ -382,7 +382,7 @@ def test_TimeoutError_tells_what_came_of_each_address(peers: Peers) -> None:
 
 def test_a_connection_that_was_made_in_time_stands(peers: Peers, monkeypatch) -> None:
     def looked_at_late(sock: socket.socket, address: object) -> socket.socket:
-        until(block.expired)
+        wait_until(block.expired)
         return sock
 
     monkeypatch.setattr(_race, "_checked", looked_at_late)

@@ -19,11 +19,10 @@ from dialing import (
     interrupted_when,
     main_thread_is_in,
     run_python,
-    until,
 )
 from httpx_net import _resolve
 from httpx_net._resolve import getaddrinfo
-from peers import HANG
+from peers import HANG, wait_until
 
 SLOW = "slow.example.com"
 LIVE = ("127.0.0.1", 0)
@@ -93,7 +92,7 @@ def test_under_a_deadline_a_named_daemon_thread_asks(resolver: Resolver) -> None
     resolver.hang()
     with pytest.raises(TimeoutError), httpx_net.timeout(0.02):
         getaddrinfo(SLOW, 80)
-    until(lambda: resolver.asked)
+    wait_until(lambda: resolver.asked)
     [thread] = resolver.threads
     assert thread is not threading.current_thread()
     assert thread.daemon
@@ -134,10 +133,10 @@ def test_a_thread_that_is_taken_just_as_it_leaves_stays(resolver, alone, monkeyp
     alone._idle = Taken()
     resolver.answers[SLOW] = LIVE
     resolve_in_time()
-    until(lambda: taken)
+    wait_until(lambda: taken)
     taken[0].put(another := _resolve._Lookup(SLOW))
     assert another.done.wait(HANG)
-    until(lambda: not resolver.threads[0].is_alive())  # after an idle moment, again
+    wait_until(lambda: not resolver.threads[0].is_alive())  # after an idle moment, again
 
 
 def test_no_look_up_is_lost_where_threads_come_and_go(resolver, monkeypatch) -> None:
@@ -172,7 +171,7 @@ def test_a_resolver_that_hangs_holds_a_thread_per_name_not_per_attempt(resolver,
         with pytest.raises(TimeoutError), httpx_net.timeout(0.02):
             getaddrinfo(name, 80)
     assert len(set(threading.enumerate()) - before) == 2
-    until(lambda: sorted(resolver.asked) == ["one.example.com", "two.example.com"])
+    wait_until(lambda: sorted(resolver.asked) == ["one.example.com", "two.example.com"])
 
 
 def test_an_answer_is_for_those_who_ask_meanwhile_and_kept_for_nobody(resolver) -> None:
@@ -205,7 +204,7 @@ def test_each_of_them_waits_to_its_own_deadline(resolver: Resolver) -> None:
     resolver.answers[SLOW] = LIVE
     with ThreadPoolExecutor() as pool:
         patient = pool.submit(resolve_in_time)
-        until(lambda: resolver.asked)
+        wait_until(lambda: resolver.asked)
         with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
             getaddrinfo(SLOW, 80)
         assert not patient.done()

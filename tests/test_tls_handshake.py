@@ -11,15 +11,15 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
 import pytest
 
 import httpx_net
+from interrupts import interrupted_at
 from peers import (
     CERTIFICATES,
     HANG,
@@ -333,37 +333,10 @@ def test_ctrl_c_before_the_handshake_closes_the_stream(serve: Callable[..., Addr
     assert_closed(stream)
 
 
-def no_signal_arrives(frame: FrameType) -> bool:
-    """Is it a place where a trace function may raise, and Ctrl-C never comes?
-
-    Python looks for signals at calls and jumps. On the lines of ``with`` and ``try`` themselves
-    there are some that no handler covers: raised there, an error would leave a lock locked.
-    """
+def enters_no_block(frame: FrameType, event: str) -> bool:
+    """Leaving a ``with`` is its line again; raised there, as no signal is, a lock stays locked."""
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    return line.lstrip().startswith(("with ", "try:"))
-
-
-@contextmanager
-def interrupted_at_line(number: int) -> Iterator[Callable[[], bool]]:
-    """Press Ctrl-C at the *number*-th line that the library runs. Yields: has it been pressed?"""
-    left = number
-
-    def trace(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal left
-        if "httpx_net" not in Path(frame.f_code.co_filename).parts[-2:]:
-            return None
-        if event == "line" and not no_signal_arrives(frame):
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield lambda: left <= 0
-    finally:
-        sys.settrace(before)
+    return not line.lstrip().startswith("with ")
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -377,19 +350,19 @@ def test_ctrl_c_at_any_line_of_start_tls_leaves_no_connection_open(layers: int) 
 
     context = client_context()
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # what else happens is in test_truncation
-    for line in range(1, 1000):
+    for line in range(1000):
         peers = Peers()
         stream = httpx_net.NetworkStream(peers.serve_pair(handshakes))
         for _ in range(layers - 1):
             stream.start_tls(context, "localhost")
         try:
-            with interrupted_at_line(line) as pressed:
+            with interrupted_at(line, counts=enters_no_block) as pressed:
                 stream.start_tls(context, "localhost")
         except KeyboardInterrupt:
-            assert pressed()
+            assert pressed
         stream.close()
         peers.close()
-        if not pressed():
+        if not pressed:
             assert line > 20
             break
     else:
