@@ -15,7 +15,8 @@ import hypothesis
 import pytest
 
 from dialing import Resolver
-from peers import HANG, Address, Handler, Peers
+from httpx_net import _resolve
+from peers import HANG, Address, Handler, Peers, wait_until
 
 # A slow machine is no failure: the tests say themselves how long something may take. Without a
 # database of examples the suite needs no place that it can write to.
@@ -69,6 +70,9 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     yield resolver
     resolver.answer()
+    # A look-up that is not quite over would be shared with the next test that asks for the name.
+    running = _resolve._Process.current()._running
+    wait_until(lambda: not running)
 
 
 @pytest.fixture(autouse=True, scope="module")

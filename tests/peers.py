@@ -118,11 +118,13 @@ def drop(conn: socket.socket) -> None:
 def send_close_notify(conn: ssl.SSLSocket) -> None:
     """End our half of the TLS stream, without waiting for the client to end its own.
 
-    A peer that returns without it truncates the stream: ``SSLSocket.close`` says no goodbye.
+    A peer that returns without it truncates the stream: ``SSLSocket.close`` says no goodbye. A
+    client that has heard the goodbye of a layer inside of this one need not wait for this.
     """
     timeout = conn.gettimeout()
     conn.setblocking(False)
-    with suppress(ssl.SSLError):  # unwrap goes on to read the client's answer; that is what fails
+    # unwrap goes on to read the client's answer; that is what fails
+    with suppress(ssl.SSLError), client_may_leave():
         conn.unwrap()
     conn.settimeout(timeout)
 
@@ -183,7 +185,8 @@ class TLSInside:
         """End this layer, and none below."""
         with suppress(ssl.SSLError):
             self.tls.unwrap()
-        self.flush()
+        with client_may_leave():
+            self.flush()
 
     def flush(self) -> None:
         self.outer.sendall(self.outgoing.read())
