@@ -332,14 +332,12 @@ class NetworkStream(NetworkStreamInterface):
         return None
 
     def _is_readable(self) -> bool:
-        if self._closed or self._end is not None:
-            return True
         tls = self._tls
         try:
             has_come = (tls is not None and tls.pending()) or wait((self._fileno(),), READ, 0.0)
             return bool(has_come) and (tls is None or tls.is_readable())
         except OSError:
-            return True  # closed this moment: a read would raise at once
+            return True  # closed: a read would raise at once
 
     def close(self) -> None:
         """End the stream and close its socket. Never raises; closing twice is closing once.

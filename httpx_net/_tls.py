@@ -325,5 +325,4 @@ def _wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> Any
         server_hostname=hostname,
         # A handshake in here would wait, and under truststore hold the context's lock meanwhile.
         do_handshake_on_connect=False,
-        suppress_ragged_eofs=False,
     )

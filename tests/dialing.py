@@ -96,20 +96,19 @@ def all_wait_for_one_look_up(
     with ThreadPoolExecutor(count) as pool:
         answers = [pool.submit(scene) for _ in range(count)]
         try:
-            wait_until(
-                lambda: len(asking) == count and all(map(_waits_for_a_look_up, list(asking)))
-            )
+            wait_until(lambda: len(asking) == count and all(map(waits_for_a_look_up, list(asking))))
         finally:
             resolver.answer()
     return answers
 
 
-def _waits_for_a_look_up(thread: int) -> bool:
+def waits_for_a_look_up(thread: int) -> bool:
+    """Whether the thread of that number waits for a look-up that another has begun."""
     frame, functions = sys._current_frames()[thread], []
     while frame is not None:
         functions.append(frame.f_code.co_name)
         frame = frame.f_back
-    # The one that begins it waits as well, within look_up: for a thread to start.
+    # The one that begins it waits as well, within look_up, for a thread to start.
     return functions[0] == "wait" and "_ask_in_time" in functions and "look_up" not in functions
 
 

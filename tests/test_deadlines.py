@@ -170,14 +170,14 @@ def test_a_block_is_left_once(clock: Clock) -> None:
     with timeout(5.0):
         with timeout(3.0) as t:
             pass
-        with pytest.raises(RuntimeError, match=r"timeout\(3\.0\) is left without standing"):
+        with pytest.raises(RuntimeError, match=r"^timeout\(3\.0\) is left without standing$"):
             t.__exit__(None, None, None)
         assert remaining() == 5.0
 
 
 def test_a_block_that_was_not_entered_cannot_be_left(clock: Clock) -> None:
     with timeout(5.0):
-        with pytest.raises(RuntimeError, match=r"timeout\(3\.0\) is left without standing"):
+        with pytest.raises(RuntimeError, match=r"^timeout\(3\.0\) is left without standing$"):
             timeout(3.0).__exit__(None, None, None)
         assert remaining() == 5.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import math
 import os
 import queue
@@ -15,6 +16,7 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import Listed, Resolver, run_command
+from dialing import Listed, Resolver, run_command, run_python, waits_for_a_look_up
 from httpx_net import __main__ as command_line
 from httpx_net import _backend, _deadlines, _race, _resolve, _stream, _tls
 from httpx_net._names import lookup_name
@@ -81,6 +83,21 @@ def test_an_interrupt_of_entering_leaves_no_block(
     assert blocks == []
 
 
+def test_a_block_that_is_lifted_while_another_is_entered_hides_none_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lifted_meanwhile() -> httpx_net.timeout | None:
+        monkeypatch.undo()
+        nearest = _deadlines._nearest()
+        inner.cancel()
+        return nearest
+
+    with httpx_net.timeout(1.0), httpx_net.timeout(0.5) as inner:
+        monkeypatch.setattr(_deadlines, "_nearest", lifted_meanwhile)
+        with httpx_net.timeout(HANG):
+            assert 0.5 < (httpx_net.remaining() or 0.0) <= 1.0
+
+
 def test_what_is_no_number_of_seconds_is_told() -> None:
     with pytest.raises(TypeError) as caught:
         httpx_net.timeout("soon")  # type: ignore[arg-type]
@@ -135,6 +152,31 @@ def test_a_name_whose_last_label_begins_with_a_digit_is_looked_up(resolver: Reso
 def test_numbers_in_hexadecimal_are_an_address(resolver: Resolver) -> None:
     assert _resolve.getaddrinfo("127.0x1", 80)[0][4] == ("127.0.0.1", 80)
     assert resolver.asked == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The names that ``socket.getaddrinfo`` is asked for, numeric ones too; none is found."""
+    names: list[bytes] = []
+
+    def getaddrinfo(host: bytes, *args: object, **options: object) -> object:
+        names.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return names
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+def test_for_an_address_as_it_is_printed_nobody_is_asked(asked: list[bytes], ip: str) -> None:
+    assert _resolve.getaddrinfo(ip, 80)[0][4][:2] == (ip, 80)
+    assert asked == []
+
+
+def test_a_name_that_begins_with_a_digit_is_no_number_to_ask_for(asked: list[bytes]) -> None:
+    with pytest.raises(socket.gaierror):
+        _resolve.getaddrinfo("1and1.example.com", 80)
+    assert asked == [b"1and1.example.com"]
 
 
 @pytest.fixture
@@ -204,7 +246,73 @@ def test_an_interrupt_while_a_thread_is_looked_for_is_waited_for_by_nobody(
     resolve_in_time()
 
 
+@pytest.mark.usefixtures("parked")
+def test_who_waits_for_a_look_up_that_is_interrupted_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other() -> None:
+        waiting.append(threading.get_ident())
+        resolve_in_time()
+
+    class Interrupted(list[Any]):
+        def pop(self, *args: Any) -> Any:
+            others.append(pool.submit(other))
+            wait_until(lambda: waiting and waits_for_a_look_up(waiting[0]))
+            raise KeyboardInterrupt
+
+    others: list[Future[None]] = []
+    waiting: list[int] = []
+    with monkeypatch.context() as interrupted, ThreadPoolExecutor(1) as pool:
+        interrupted.setattr(_resolve._process, "_idle", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            resolve_in_time()
+        with pytest.raises(socket.gaierror) as caught:
+            others[0].result(HANG)
+    assert caught.value.args == (
+        socket.EAI_AGAIN,
+        f"look-up of {SLOW!r} failed: the look-up was interrupted",
+    )
+
+
 # ---- _race and _backend
+
+
+class Prompt(socket.socket):
+    """A socket that connects at once, as on some systems those to the same machine do."""
+
+    def connect_ex(self, address: Any) -> int:
+        self.settimeout(HANG)
+        try:
+            return super().connect_ex(address)
+        finally:
+            self.settimeout(0.0)
+
+
+@pytest.mark.parametrize("delay", [None, 0.25])
+def test_a_connection_that_is_there_at_once_is_a_connection(serve: Any, delay: Any) -> None:
+    address = _race.Address(socket.AF_INET, serve(silent))
+    opened: list[socket.socket] = []
+
+    def open_socket(address: _race.Address) -> socket.socket:
+        opened.append(Prompt(address.family))
+        return opened[-1]
+
+    with httpx_net.timeout(HANG):
+        sock = _race.connect(("www.example.com", 80), [address] * 2, open_socket, delay)
+    assert opened == [sock]
+    sock.close()
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="127.0.0.2 is an address on Linux only")
+@pytest.mark.parametrize("seconds", [None, HANG])
+def test_the_same_port_of_another_address_is_somebody_else(peers: Peers, seconds: Any) -> None:
+    address = peers.serve(silent)
+    backend = httpx_net.NetworkBackend(
+        local_address=("127.0.0.2", address[1]),
+        socket_options=[(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)],
+    )
+    with httpx_net.timeout(seconds), backend.connect(*address) as stream:
+        assert stream.get_extra_info("client_addr") == ("127.0.0.2", address[1])
 
 
 def test_outside_every_block_the_winner_of_a_race_is_blocking(peers: Peers) -> None:
@@ -311,20 +419,233 @@ def test_and_nothing_else(value: tuple[Any, ...]) -> None:
         httpx_net.NetworkBackend(socket_options=[(*OPTION, *value)])
 
 
+def wrong(**options: Any) -> dict[str, Any]:
+    return options
+
+
 @pytest.mark.parametrize(
-    ("delay", "text"),
+    ("options", "text"),
     [
-        ("1", "happy_eyeballs_delay must be a number or None, not '1'"),
-        (0, "happy_eyeballs_delay must be 0.01 to 86400.0 seconds or None, not 0"),
+        (
+            wrong(happy_eyeballs_delay="1"),
+            "happy_eyeballs_delay must be a number or None, not '1'",
+        ),
+        (
+            wrong(happy_eyeballs_delay=0),
+            "happy_eyeballs_delay must be 0.01 to 86400.0 seconds or None, not 0",
+        ),
+        (
+            wrong(local_address=5),
+            "local_address must be a str or (str, int), not 5",
+        ),
+        (
+            wrong(local_address="nowhere"),
+            "local_address must be a numeric address, not 'nowhere'",
+        ),
+        (
+            wrong(socket_options=5),
+            "socket_options must be tuples (level, name, value), not 5",
+        ),
+        (
+            wrong(socket_options=[("1", 2, 3)]),
+            "level and name of a socket option must be ints: ('1', 2, 3)",
+        ),
+        (
+            wrong(socket_options=[(1, 2, 2**31)]),
+            "a socket option has no number beyond 32 bits: (1, 2, 2147483648)",
+        ),
+        (
+            wrong(socket_options=[(1, 2, -(2**31) - 1)]),
+            "a socket option has no number beyond 32 bits: (1, 2, -2147483649)",
+        ),
     ],
 )
-def test_a_delay_that_can_t_be_is_told(delay: Any, text: str) -> None:
+def test_an_option_that_can_t_be_is_told(options: dict[str, Any], text: str) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
-        httpx_net.NetworkBackend(happy_eyeballs_delay=delay)
+        httpx_net.NetworkBackend(**options)
     assert str(caught.value) == text
 
 
+def test_the_least_number_that_a_socket_option_can_have_is_taken() -> None:
+    assert httpx_net.NetworkBackend(socket_options=[(*OPTION, -(2**31))])
+
+
+def test_the_delay_is_what_the_RFC_recommends() -> None:
+    options = inspect.signature(httpx_net.NetworkBackend).parameters
+    assert options["happy_eyeballs_delay"].default == 0.25
+
+
+def test_a_local_address_whose_zone_does_not_exist_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^local_address '::1%nowhere': ") as caught:
+        httpx_net.NetworkBackend(local_address="::1%nowhere")
+    with pytest.raises(socket.gaierror) as reason:
+        socket.getaddrinfo("::1%nowhere", 0, flags=socket.AI_NUMERICHOST)
+    assert str(caught.value).endswith(f": {reason.value.strerror}")
+
+
+def test_the_zone_of_a_local_address_is_a_number_to_the_kernel() -> None:
+    index, name = socket.if_nameindex()[0]
+    local = _backend._check_local(f"fe80::1%{name}")
+    assert local == (socket.AF_INET6, ("fe80::1", 0, 0, index))
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (("AF_INET", socket.SOCK_STREAM, 0, "", ()), "family, type and protocol must be ints"),
+        ((*IPV6, ("::1", 80, -1, 0)), "flow or scope is out of range"),
+    ],
+)
+def test_what_is_wrong_with_what_a_hook_returned_is_told(found: Any, reason: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Listed([found]).connect("www.example.com", 80)
+    assert str(caught.value) == (
+        "<Listed [threaded]>.getaddrinfo() must return what socket.getaddrinfo() does, "
+        f"not {[found]!r}: {reason}"
+    )
+
+
 # ---- _stream
+
+
+class Counted(socket.socket):
+    """A socket that counts the attempts to read from it."""
+
+    sizes: list[int]
+
+    def recv(self, size: int, *args: Any) -> bytes:  # type: ignore[override]
+        self.sizes.append(size)
+        return super().recv(size, *args)
+
+
+class CountedTLS(ssl.SSLSocket):
+    """As above, on TLS."""
+
+    sizes: list[int]
+
+    def read(self, size: int = 1024, *args: Any) -> Any:
+        self.sizes.append(size)
+        return super().read(size, *args)
+
+
+def attempts_in_vain(stream: httpx_net.NetworkStream) -> int:
+    """How often *stream*, to which nothing has come, tries to read before it waits."""
+    sizes = stream.get_extra_info("socket").sizes
+    sizes.clear()
+    with pytest.raises(TimeoutError), httpx_net.timeout(0.02):
+        stream.read()
+    return len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("size", "max_bytes", "attempts"),
+    [(16_384, 16_384, 1), (16_384, 16_385, 0), (16_383, 16_383, 0), (1, 1, 0)],
+)
+def test_a_read_tries_first_where_more_is_likely_to_have_come(
+    pair: Any, size: int, max_bytes: int, attempts: int
+) -> None:
+    for sock, option in (pair[0], socket.SO_RCVBUF), (pair[1], socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, 65_536)
+    ours = Counted(fileno=pair[0].detach())
+    ours.sizes = []
+    with httpx_net.NetworkStream(ours) as stream:
+        assert attempts_in_vain(stream) == 1
+        assert attempts_in_vain(stream) == 0
+        pair[1].sendall(bytes(size))
+        assert len(stream.read(max_bytes)) == size
+        assert attempts_in_vain(stream) == attempts
+
+
+@pytest.mark.parametrize(("size", "attempts"), [(16_384, 1), (16_383, 0)])
+def test_on_TLS_it_is_a_full_record_that_more_is_likely_to_follow(
+    serve_tls: Any, size: int, attempts: int
+) -> None:
+    def peer(conn: ssl.SSLSocket) -> None:
+        assert begin.wait(HANG)
+        conn.sendall(bytes(size))
+        assert over.wait(HANG)
+
+    begin, over = threading.Event(), threading.Event()
+    context = client_context()
+    context.sslsocket_class = CountedTLS
+    with connect_tls(serve_tls(peer, tickets=0), context) as stream:
+        stream.get_extra_info("socket").sizes = []
+        assert attempts_in_vain(stream) == 1
+        assert attempts_in_vain(stream) == 0
+        begin.set()
+        assert len(stream.read()) == size
+        assert attempts_in_vain(stream) == attempts
+        over.set()
+
+
+def test_no_read_asks_for_more_than_a_mebibyte(pair: Any) -> None:
+    ours = Counted(fileno=pair[0].detach())
+    ours.sizes = []
+    pair[1].sendall(b"x")
+    with httpx_net.NetworkStream(ours) as stream:
+        stream.read(2**40)
+    assert ours.sizes == [2**20]
+
+
+@posix
+def test_a_stream_may_have_the_descriptor_of_the_standard_input() -> None:
+    run_python(
+        """
+import os, socket, warnings
+import httpx_net
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    os.close(0)
+    stream = httpx_net.NetworkBackend().connect(*listener.getsockname())
+    assert stream.get_extra_info("socket").fileno() == 0
+    try:
+        with httpx_net.timeout(0.01):
+            stream.read()
+    except TimeoutError:
+        pass
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del stream
+    assert [warning.category for warning in said] == [ResourceWarning], said
+"""
+    )
+
+
+class Odd(ssl.SSLSocket):
+    """An SSLSocket whose errors are not as OpenSSL's are."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        if self.server_hostname == "nobody":
+            raise ssl.SSLCertVerificationError("unknown authority")
+        super().do_handshake(block)
+
+    def read(self, *args: Any) -> Any:
+        raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred")  # and no reason
+
+
+@pytest.fixture
+def odd() -> ssl.SSLContext:
+    context = client_context()
+    context.sslsocket_class = Odd
+    return context
+
+
+def test_an_error_of_one_argument_is_told_by_that(serve: Any, odd: ssl.SSLContext) -> None:
+    with (
+        httpx_net.NetworkBackend().connect(*serve(silent)) as stream,
+        pytest.raises(ssl.SSLCertVerificationError) as caught,
+    ):
+        stream.start_tls(odd, "nobody")
+    assert str(caught.value).startswith("TLS handshake for 'nobody' with 127.0.0.1:")
+    assert str(caught.value).endswith(" failed: unknown authority")
+
+
+def test_an_end_on_a_connection_that_stands_is_no_reset(serve_tls: Any, odd: Any) -> None:
+    with (
+        connect_tls(serve_tls(silent), odd) as stream,
+        pytest.raises(ssl.SSLEOFError, match="the stream ended without close_notify"),
+    ):
+        stream.read()
 
 
 class Hooked(socket.socket):
@@ -387,7 +708,7 @@ def test_a_stream_whose_socket_was_closed_behind_its_back_says_so(pair: Any) -> 
             stream.read()
         behind_its_back(stream)
         with pytest.raises(
-            OSError, match="the socket was closed behind the stream's back"
+            OSError, match=r" failed: the socket was closed behind the stream's back$"
         ) as caught:
             stream.read()
         assert caught.value.errno == errno.EBADF

@@ -272,7 +272,9 @@ def test_where_a_write_has_met_a_reset_a_read_takes_it_for_no_end(peers: Peers) 
         drop(theirs)
         with pytest.raises(ConnectionResetError, match="write to"):
             stream.write(b"x")
-        assert isinstance(read_error(stream), ConnectionResetError)
+        error = read_error(stream)
+        assert isinstance(error, ConnectionResetError)
+        assert str(error).startswith(f"[Errno {errno.ECONNRESET}] read from 127.0.0.1:")
 
 
 def test_a_read_under_no_deadline_waits_for_as_long_as_it_takes(ends: Ends) -> None:
@@ -666,6 +668,11 @@ def test_a_wait_is_rounded_up_to_milliseconds_and_no_further(ends: Ends, polled:
         ends[0].read()
     assert polled[:3] == [0, 2, 3]
     assert max(polled[3:]) <= 20
+    assert len(polled[3:]) <= 2
+    ends[1].sendall(b"x")
+    with timeout(100.0):
+        ends[0].read()
+    assert 99_000 < polled[-1] <= 100_000
 
 
 def test_no_slice_is_longer_than_poll_can_wait() -> None:
