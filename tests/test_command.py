@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import socket
 import ssl
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from dialing import ROOT, run_command
+from httpx_net import __version__
 from peers import CERTIFICATES, HANG, client_may_leave, reset, send_close_notify, silent
 
 CA = str(CERTIFICATES / "ca.pem")
@@ -69,9 +72,29 @@ def url(address: tuple[str, int], scheme: str = "http", path: str = "/") -> str:
 def test_without_a_url_it_talks_to_a_server_of_its_own() -> None:
     done = run_command()
     assert done.returncode == 0
-    assert b">>> GET / HTTP/1.1\n" in done.stdout
-    assert b"<<< HTTP/1.1 200 OK\n" in done.stdout
     assert done.stderr == b""
+    shown = re.sub(r"\b0\.\d{3} s:", "0.000 s:", done.stdout.decode())
+    nothing = ""
+    port = shown.partition(":")[2].partition('"]')[0].rpartition(":")[2]
+    assert (
+        shown
+        == f"""\
+*** 0.000 s: connected: <NetworkStream ["127.0.0.1:{port}"]>
+>>> GET / HTTP/1.1
+>>> Host: 127.0.0.1:{port}
+>>> User-Agent: httpx_net/{__version__}
+>>> Accept: */*
+>>> Connection: close
+>>> {nothing}
+<<< HTTP/1.1 200 OK
+<<< Content-Type: text/plain
+<<< Content-Length: 72
+<<< Connection: close
+<<< {nothing}
+<<< Hello. This answer comes from your own machine: give a URL to leave it.
+*** 0.000 s: the end, after 156 bytes
+"""
+    )
 
 
 def test_it_shows_both_directions(serve: Any) -> None:
@@ -186,7 +209,9 @@ def test_a_reset_is_one_line(serve: Any) -> None:
 
 
 def test_a_refused_connection_is_one_line(peers: Any) -> None:
-    fails(url(peers.closed_port()), saying="Connection refused")
+    refused = peers.closed_port()
+    why = f"127.0.0.1:{refused[1]}: {os.strerror(errno.ECONNREFUSED)}"
+    fails(url(refused), saying=f"httpx_net: connect to 127.0.0.1:{refused[1]} failed: {why}")
 
 
 def test_a_name_that_does_not_resolve_is_one_line() -> None:
@@ -196,13 +221,13 @@ def test_a_name_that_does_not_resolve_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        ("www.example.com", "must begin with http:// or https://"),
+        ("www.example.com", ": it must begin with http:// or https://"),
         ("ftp://example.com/", "must begin with"),
         ("http:///path", "host must not be empty"),
         ("http://example.com:99999/", "ort"),
         ("http://example.com:0/", "port must be in 1..65535"),
         ("http://a..b/", "empty label"),
-        ("http://user:secret@example.com/", "not supported"),
+        ("http://user:secret@example.com/", ": user and password in it are not supported"),
         ("http://[::1/", "URL"),
     ],
 )
@@ -217,7 +242,7 @@ def test_a_file_that_is_not_there_is_one_line(option: str) -> None:
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
 def test_a_bad_timeout_is_a_usage_error(seconds: str) -> None:
-    fails("--timeout", seconds, saying=f"not a number of seconds: '{seconds}'", status=2)
+    fails("--timeout", seconds, saying=f": not a number of seconds: '{seconds}'", status=2)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
@@ -268,4 +293,11 @@ def test_an_output_that_can_t_be_written_is_one_line(serve: Any) -> None:
         with client_may_leave():
             answering()(conn)
 
-    fails("--output", "/dev/full", url(serve(peer)), saying="write to /dev/full failed")
+    full = os.strerror(errno.ENOSPC)
+    saying = f"httpx_net: write to /dev/full failed: {full}"
+    fails("--output", "/dev/full", url(serve(peer)), saying=saying)
+    fails(
+        url(serve(silent)),
+        saying=f"httpx_net: write to standard output failed: {full}",
+        preexec_fn=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1),
+    )

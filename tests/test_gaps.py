@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import io
 import math
 import os
 import queue
@@ -1139,11 +1140,12 @@ def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
         ("https://www.example.com", 443, "www.example.com"),
         ("https://www.example.com:80", 80, "www.example.com:80"),
         ("http://[::1]:443/", 443, "[::1]:443"),
+        ("http://[fe80::1%eth0]/", 80, "[fe80::1]"),
     ],
 )
 def test_the_port_is_that_of_the_scheme_unless_told(url: str, port: int, authority: str) -> None:
     target = command_line.Target.of(url)
-    assert (target.port, target.authority) == (port, authority)
+    assert (target.port, target.authority, target.path) == (port, authority, "/")
 
 
 def test_its_help_has_every_option_and_the_defaults_it_has(capsys: Any) -> None:
@@ -1160,10 +1162,15 @@ def test_its_help_has_every_option_and_the_defaults_it_has(capsys: Any) -> None:
         "--cafile FILE trust the CA certificates in FILE (PEM) as well",
         "--insecure accept any certificate",
         "--suppress-ragged-eofs take an end without TLS's close_notify for the end, not for",
-        "Send raw bytes to a web server, and show what crosses the wire.",
-        "Without a URL it talks to a server of its own, on this machine.",
+        "[URL] Send raw bytes to a web server, and show what crosses the wire. positional",
+        "URL http://... or https://... options:",
     ):
         assert part in told
+    assert told.startswith("usage: python -m httpx_net [-h] ")
+    assert told.endswith(" Without a URL it talks to a server of its own, on this machine.")
+    with pytest.raises(SystemExit):
+        command_line.main(["--version"])
+    assert capsys.readouterr().out == f"httpx_net {httpx_net.__version__}\n"
 
 
 @pytest.mark.parametrize(
@@ -1185,11 +1192,77 @@ def test_its_own_server_is_on_a_port_that_the_kernel_chose() -> None:
         assert command_line.Target.of(url).port >= 1024
 
 
-def test_it_counts_what_it_gets(serve: Any, capsysbinary: Any) -> None:
+@pytest.mark.parametrize("size", [5, 100_000])
+def test_it_counts_what_it_gets(serve: Any, capsysbinary: Any, size: int) -> None:
     def answer(conn: socket.socket) -> None:
         conn.recv(65536)
-        conn.sendall(b"hello")
+        conn.sendall(bytes(size))
 
     ip, port = serve(answer)
     assert command_line.main([f"http://{ip}:{port}/"]) == 0
-    assert b" s: the end, after 5 bytes\n" in capsysbinary.readouterr().out
+    assert b" s: the end, after %d bytes\n" % size in capsysbinary.readouterr().out
+
+
+def test_it_asks_for_HTTP_by_its_name_in_ALPN(serve_tls: Any) -> None:
+    def answer(conn: ssl.SSLSocket) -> None:
+        asked.append(conn.selected_alpn_protocol())
+        conn.recv(65536)
+        send_close_notify(conn)
+
+    asked: list[str | None] = []
+    _, port = serve_tls(answer, alpn=["http/1.1"], tickets=0)
+    ca = str(CERTIFICATES / "ca.pem")
+    assert command_line.main(["--cafile", ca, f"https://localhost:{port}/"]) == 0
+    assert asked == ["http/1.1"]
+
+
+def test_its_own_server_reads_the_request_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class InBytes(httpx_net.NetworkStream):
+        def read(self, max_bytes: int | None = None) -> bytes:
+            received.append(super().read(1))
+            return received[-1]
+
+    received: list[bytes] = []
+    monkeypatch.setattr(command_line, "NetworkStream", InBytes)
+    assert command_line.main([]) == 0
+    assert b"".join(received).startswith(b"GET / HTTP/1.1\r\n")
+    assert b"".join(received).endswith(b"\r\nConnection: close\r\n\r\n")
+
+
+def shown(*parts: bytes, finish: bool = False) -> bytes:
+    """What a transcript shows of *parts* that come one after another."""
+    file = io.BytesIO()
+    transcript = command_line.Transcript(command_line.Output(file, "file"), "ascii")
+    for part in parts:
+        transcript.show("<<< ", part)
+    if finish:
+        transcript.finish()
+    return file.getvalue()
+
+
+def test_a_line_is_shown_once_it_is_longer_than_8_KiB() -> None:
+    longest = b"x" * 8192
+    assert shown(longest) == b""
+    assert shown(longest, b"yz") == b"<<< " + longest + b"\n"
+    assert shown(longest, b"yz", finish=True) == b"<<< " + longest + b"\n<<< yz\n"
+
+
+def test_a_note_may_have_any_character() -> None:
+    file = io.BytesIO()
+    transcript = command_line.Transcript(command_line.Output(file, "file"), "ascii")
+    transcript.note("caf\u00e9 \udcff")
+    assert file.getvalue() == b"*** caf\\xe9 \\udcff\n"
+
+
+def test_of_a_write_that_does_not_say_how_far_it_got_nothing_is_shown(pair: Any) -> None:
+    class Failing(httpx_net.NetworkStream):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            raise OSError("no luck")
+
+    told: list[tuple[str, bytes]] = []
+    with (
+        command_line.RecordingStream(Failing(pair[0]), lambda *what: told.append(what)) as stream,
+        pytest.raises(OSError, match="no luck"),
+    ):
+        stream.write(b"hello")
+    assert told == [(">>> ", b"")]

@@ -21,6 +21,7 @@ from peers import (
     client_may_leave,
     connect_tls,
     echo,
+    send_close_notify,
     server_context,
     silent,
     wait_until,
@@ -212,6 +213,17 @@ def test_the_end_of_the_outer_stream_ends_an_inner_handshake(
 ) -> None:
     stream = connect_tls(serve_tls(lambda conn: conn.recv(65536), tickets=0))
     with pytest.raises(ssl.SSLError, match=r"EOF|truncated"):
+        stream.start_tls(client_context(), "localhost")
+    assert repr(stream).endswith(" TLS CLOSED]>")
+
+
+def test_so_does_an_orderly_end(serve_tls: Callable[..., Address]) -> None:
+    def leave(conn: ssl.SSLSocket) -> None:
+        conn.recv(65536)
+        send_close_notify(conn)
+
+    stream = connect_tls(serve_tls(leave, tickets=0))
+    with pytest.raises(ssl.SSLEOFError, match=r" failed: EOF occurred in violation of protocol$"):
         stream.start_tls(client_context(), "localhost")
     assert repr(stream).endswith(" TLS CLOSED]>")
 
