@@ -111,6 +111,10 @@ def test_what_is_no_number_of_seconds_is_told() -> None:
 # ---- _names
 
 
+def test_a_name_that_was_checked_is_not_checked_again() -> None:
+    assert lookup_name("[::1]") is lookup_name("[::1]")
+
+
 def test_a_long_name_is_refused_before_it_is_encoded() -> None:
     with pytest.raises(ValueError, match="host is longer than 253 octets"):
         lookup_name("é" * 254)
@@ -510,13 +514,17 @@ def test_what_is_wrong_with_what_a_hook_returned_is_told(found: Any, reason: str
 
 
 class Counted(socket.socket):
-    """A socket that counts the attempts to read from it."""
+    """A socket that counts the attempts to read and to write, by their sizes."""
 
     sizes: list[int]
 
     def recv(self, size: int, *args: Any) -> bytes:  # type: ignore[override]
         self.sizes.append(size)
         return super().recv(size, *args)
+
+    def send(self, data: Any, *args: Any) -> int:
+        self.sizes.append(memoryview(data).nbytes)
+        return super().send(data, *args)
 
 
 class CountedTLS(ssl.SSLSocket):
@@ -586,6 +594,18 @@ def test_no_read_asks_for_more_than_a_mebibyte(pair: Any) -> None:
     with httpx_net.NetworkStream(ours) as stream:
         stream.read(2**40)
     assert ours.sizes == [2**20]
+
+
+def test_no_write_offers_more_than_a_mebibyte_at_once(pair: Any) -> None:
+    ours = Counted(fileno=pair[0].detach())
+    ours.sizes = []
+    with (
+        httpx_net.NetworkStream(ours) as stream,
+        pytest.raises(TimeoutError),
+        httpx_net.timeout(0.01),
+    ):
+        stream.write(bytes(20_000_000))
+    assert max(ours.sizes) == 2**20
 
 
 @posix
@@ -1216,7 +1236,9 @@ def test_it_asks_for_HTTP_by_its_name_in_ALPN(serve_tls: Any) -> None:
     assert asked == ["http/1.1"]
 
 
-def test_its_own_server_reads_the_request_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_own_server_reads_the_request_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+) -> None:
     class InBytes(httpx_net.NetworkStream):
         def read(self, max_bytes: int | None = None) -> bytes:
             received.append(super().read(1))
@@ -1225,6 +1247,7 @@ def test_its_own_server_reads_the_request_to_its_end(monkeypatch: pytest.MonkeyP
     received: list[bytes] = []
     monkeypatch.setattr(command_line, "NetworkStream", InBytes)
     assert command_line.main([]) == 0
+    assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
     assert b"".join(received).startswith(b"GET / HTTP/1.1\r\n")
     assert b"".join(received).endswith(b"\r\nConnection: close\r\n\r\n")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import select
+import socket
 import ssl
 import threading
 import time
@@ -226,6 +228,35 @@ def test_so_does_an_orderly_end(serve_tls: Callable[..., Address]) -> None:
     with pytest.raises(ssl.SSLEOFError, match=r" failed: EOF occurred in violation of protocol$"):
         stream.start_tls(client_context(), "localhost")
     assert repr(stream).endswith(" TLS CLOSED]>")
+
+
+def fill(sock: socket.socket) -> None:
+    """Leave no room for even the rest of a record, though poll asks for more before it tells."""
+    in_vain = 0
+    while in_vain < 3:
+        try:
+            socket.socket.send(sock, bytes(65_536))
+            in_vain = 0
+        except BlockingIOError:
+            in_vain += 1
+            select.select([], [sock], [], 0.05)
+
+
+def test_a_peer_that_takes_nothing_does_not_keep_us_from_reading(peers: Peers) -> None:
+    def speak_and_not_listen(conn: Any) -> None:
+        assert full.wait(HANG)
+        conn.sendall(b"enough")
+        assert over.wait(HANG)
+
+    full, over = threading.Event(), threading.Event()
+    with connect_tls(peers.serve_tls_in_tls(speak_and_not_listen), layers=2) as stream:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.2):
+            stream.write(bytes(20_000_000))
+        fill(stream.get_extra_info("socket"))
+        full.set()
+        with httpx_net.timeout(HANG):
+            assert stream.read() == b"enough"
+        over.set()
 
 
 def test_a_name_that_no_peer_can_prove_leaves_the_outer_stream_usable(

@@ -132,6 +132,28 @@ def test_no_package_metadata_is_read(run: Run) -> None:
     """)
 
 
+def test_importing_it_brings_nothing_that_only_some_need(run: Run) -> None:
+    run("""
+        import socket, ssl, threading
+        from first.vendor import net
+
+        assert not {"typing", "queue", "numbers", "argparse"} & {*sys.modules}
+    """)
+
+
+def test_its_annotations_can_be_evaluated_without_typing(run: Run) -> None:
+    run("""
+        from first.vendor import net
+        from typing import get_type_hints
+
+        for owner in (net.NetworkStream, net.NetworkStreamInterface):
+            assert get_type_hints(owner.get_extra_info) == {"key": str, "return": object}
+        assert get_type_hints(net.NetworkBackend.__init__)["happy_eyeballs_delay"] == float | None
+        assert get_type_hints(net.NetworkBackend.getaddrinfo)["return"] == list[tuple[object, ...]]
+        assert get_type_hints(net.NetworkBackend.connect)["return"] is net.NetworkStream
+    """)
+
+
 def test_the_command_of_a_copy_works_too(run: Run) -> None:
     run("""
         import runpy
