@@ -412,7 +412,7 @@ if __name__ == "__main__":
         status = 130
     except OutputClosed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for its flush at exit
-        if hasattr(signal, "SIGPIPE"):
+        if hasattr(signal, "SIGPIPE"):  # as everywhere but on Windows
             _die_by(signal.SIGPIPE)
         status = 1
     sys.exit(status)
