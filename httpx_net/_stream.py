@@ -230,7 +230,7 @@ class NetworkStream(NetworkStreamInterface):
             TypeError: *data* is not bytes, a bytearray or a memoryview.
             ValueError: *data* is a memoryview that is not contiguous.
         """
-        size = _check_data(data)
+        size = len(data) if type(data) is bytes else _check_data(data)  # no call for bytes
         tls = self._tls
         send: Callable[[Any], int]
         sent = 0
