@@ -135,7 +135,8 @@ def test_a_thread_that_is_taken_just_as_it_leaves_stays(resolver, alone, monkeyp
     resolve_in_time()
     wait_until(lambda: taken)
     taken[0].put(another := _resolve._Lookup(SLOW))
-    assert another.done.wait(HANG)
+    with httpx_net.timeout(HANG):
+        another.wait()
     wait_until(lambda: not resolver.threads[0].is_alive())  # after an idle moment, again
 
 
@@ -251,8 +252,17 @@ def test_other_errors_of_the_resolver_reach_the_caller(resolver: Resolver) -> No
 
 def test_ctrl_c_interrupts_the_wait(resolver: Resolver) -> None:
     resolver.hang()
-    with interrupted_when(lambda: resolver.asked and main_thread_is_in(threading.Condition.wait)):
+    with interrupted_when(lambda: resolver.asked and main_thread_is_in(_resolve._Lookup.wait)):
         resolve_in_time()
+
+
+def test_who_begins_to_wait_when_the_answer_is_there_waits_for_nothing(resolver) -> None:
+    resolver.answers[SLOW] = LIVE
+    lookup = _resolve._Lookup(SLOW)
+    lookup.run()
+    lookup.end()
+    with httpx_net.timeout(HANG):
+        lookup.wait()
 
 
 def test_an_interrupted_beginning_is_waited_for_by_nobody(resolver, alone, monkeypatch) -> None:
