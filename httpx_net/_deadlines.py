@@ -47,7 +47,7 @@ class _Thread(threading.local):
         self.blocks: list[timeout] = []  # innermost first
 
 
-_thread = _Thread()
+this_thread = _Thread()
 _NOWHERE: list[timeout] = []
 
 
@@ -65,25 +65,33 @@ def remaining() -> float | None:
         TimeoutError: the nearest deadline has passed. The text names its duration, as in
             ``timeout(3.0) expired``; ``errno`` is None.
     """
-    for innermost in _thread.blocks:
-        nearest = innermost._nearest
-        if nearest is None:
-            return None
-        left = nearest._expiry - _clock()
-        if left <= 0.0:
-            raise TimeoutError(f"{nearest!r} expired")
-        if left < _NEVER:
-            return left
-        return None if _nearest() is None else remaining()  # lifted since it was remembered
-    return None
+    return time_left(this_thread.blocks)
+
+
+def time_left(blocks: list[timeout]) -> float | None:
+    """``remaining()``, for who has looked for the *blocks* of this thread and saves calls by it."""
+    if not blocks:
+        return None
+    try:
+        nearest = blocks[0]._nearest
+    except IndexError:  # another thread has just closed the generator whose block it was
+        return None
+    if nearest is None:
+        return None
+    left = nearest._expiry - _clock()
+    if 0.0 < left < _NEVER:
+        return left
+    if left <= 0.0:
+        raise TimeoutError(f"{nearest!r} expired")
+    return None if _nearest() is None else time_left(blocks)  # lifted since it was remembered
 
 
 def _nearest() -> timeout | None:
     """The block of this thread whose deadline comes first, None where none stands."""
-    for innermost in _thread.blocks:
+    for innermost in this_thread.blocks:
         nearest = innermost._nearest
         if nearest is not None and nearest._expiry == _NEVER:  # lifted since it was remembered
-            standing = [block for block in list(_thread.blocks) if block._expiry < _NEVER]
+            standing = [block for block in list(this_thread.blocks) if block._expiry < _NEVER]
             nearest = min(standing, key=lambda block: block._expiry, default=None)
             innermost._nearest = nearest
         return nearest
@@ -135,7 +143,7 @@ class timeout:
     def __enter__(self) -> timeout:
         if self._blocks is not _NOWHERE:
             raise RuntimeError(f"{self!r} has been entered before: make one for each block")
-        blocks = self._blocks = _thread.blocks
+        blocks = self._blocks = this_thread.blocks
         try:
             self._expiry = expiry = _clock() + self._duration
             if self._cancelled:

@@ -19,7 +19,7 @@ import ssl
 import warnings
 from collections.abc import Callable
 
-from ._deadlines import remaining
+from ._deadlines import remaining, this_thread, time_left
 from ._interfaces import NetworkStreamInterface
 from ._names import printed, server_name
 from ._tls import (
@@ -107,10 +107,11 @@ class NetworkStream(NetworkStreamInterface):
         if isinstance(sock, ssl.SSLSocket):
             self._make_nonblocking()
             self._tls = TLSOverSocket(sock)
-        elif sock.gettimeout() == 0.0:
-            self._mode = _TRY
-        elif sock.gettimeout():
-            sock.settimeout(None)
+        elif (limit := sock.gettimeout()) is not None:
+            if limit:
+                sock.settimeout(None)
+            else:
+                self._mode = _TRY
         self._closed = False  # for the finalizer, too: from here on there is something to close
 
     def read(self, max_bytes: int | None = None) -> bytes:
@@ -132,11 +133,13 @@ class NetworkStream(NetworkStreamInterface):
             size = max_bytes  # as nearly always, and then the call would cost a tenth of the read
         else:
             size = _check_max_bytes(max_bytes)
-        source = self._tls or self._sock
+        tls = self._tls
+        source = self._sock if tls is None else tls
+        blocks = this_thread.blocks
         try:
-            if self._mode == _POLL:
-                self._wait_first()
-            elif remaining() is not None and self._mode == _BLOCKING:
+            if self._mode == _POLL and (tls is None or not tls.pending()):
+                self._wait(READ)
+            elif blocks and time_left(blocks) is not None and self._mode == _BLOCKING:
                 self._make_nonblocking()
             try:
                 data = source.recv(size)
@@ -144,7 +147,7 @@ class NetworkStream(NetworkStreamInterface):
                 self._mode = _POLL
                 self._wait(_wanted(want, READ))
                 data = self._retry(source.recv, READ, size)
-            if self._mode == _POLL and len(data) >= _BULK and (self._tls or len(data) == size):
+            if self._mode == _POLL and len(data) >= _BULK and (tls or len(data) == size):
                 self._mode = _TRY
         except OSError as exc:
             if not self._may_be_end(exc):
@@ -153,13 +156,6 @@ class NetworkStream(NetworkStreamInterface):
         if not data or self._closed:
             return self._at_end()
         return data
-
-    def _wait_first(self) -> None:
-        """Wait where the last read had to: asking first costs less than trying in vain."""
-        if self._tls is None or not self._tls.pending():
-            self._wait(READ)
-        else:
-            remaining()
 
     def _may_be_end(self, exc: OSError) -> bool:
         """Whether *exc* is a truncation, and the caller has asked to take that for an end."""
@@ -234,8 +230,9 @@ class NetworkStream(NetworkStreamInterface):
         tls = self._tls
         send: Callable[[Any], int]
         sent = 0
+        blocks = this_thread.blocks
         try:
-            if remaining() is not None and self._mode == _BLOCKING:
+            if blocks and time_left(blocks) is not None and self._mode == _BLOCKING:
                 self._make_nonblocking()
             if not size:
                 self._check_open()
@@ -412,7 +409,8 @@ class NetworkStream(NetworkStreamInterface):
     def _fileno(self) -> int:
         """The descriptor, of a stream that is open: close() tells before it takes it away."""
         fd = self._sock.fileno()
-        self._check_open()
+        if self._closed:
+            raise _closed()
         if fd < 0:
             raise OSError(errno.EBADF, "the socket was closed behind the stream's back")
         return fd
@@ -487,7 +485,8 @@ def _connected_to(sock: object) -> Any:
     """The address that *sock* is connected to."""
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket, not {sock!r}")
-    if sock.type != socket.SOCK_STREAM:
+    # Not the property, which makes an enum of it and takes a third of a stream's making.
+    if super(socket.socket, sock).type != socket.SOCK_STREAM:
         raise ValueError(f"sock must be a stream socket, not {sock!r}")
     try:
         return _address(sock.getpeername())

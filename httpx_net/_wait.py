@@ -9,12 +9,11 @@ and the two libraries bring a ``select`` of their own.
 
 from __future__ import annotations
 
-import math
 import select
 import selectors
 from collections.abc import Collection
 
-from ._deadlines import remaining
+from ._deadlines import remaining, this_thread, time_left
 
 # What to wait for, as poll has it.
 READ, WRITE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
@@ -45,7 +44,7 @@ def wait(fds: Collection[int], event: int, seconds: float) -> list[int]:
     poller = select.poll()
     for fd in fds:
         poller.register(fd, event)
-    return [fd for fd, _ in poller.poll(math.ceil(seconds * 1000))]
+    return [fd for fd, _ in poller.poll(seconds * 1000.0)]  # rounds up
 
 
 def _select(fds: Collection[int], event: int, seconds: float) -> list[int]:
@@ -62,11 +61,14 @@ def wait_in_time(fd: int, event: int) -> None:
     Raises:
         TimeoutError: the deadline has passed.
     """
-    if not hasattr(select, "poll"):
+    try:
+        poller = select.poll()  # as wait() does it, but for one, which most reads come to
+    except AttributeError:
         while not _select((fd,), event, next_wait()):
             pass
         return
-    poller = select.poll()  # as wait() does it, but for one, which most reads come to
     poller.register(fd, event)
-    while not poller.poll(math.ceil(next_wait() * 1000)):
-        pass
+    while True:
+        left = time_left(this_thread.blocks)
+        if poller.poll(None if left is None else min(left, _LONGEST_WAIT) * 1000.0):
+            return

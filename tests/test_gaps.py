@@ -79,10 +79,19 @@ def test_an_interrupt_of_entering_leaves_no_block(
                 super().insert(*args)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_deadlines._thread, "blocks", blocks := Interrupted())
+    monkeypatch.setattr(_deadlines.this_thread, "blocks", blocks := Interrupted())
     with pytest.raises(KeyboardInterrupt), httpx_net.timeout(HANG):
         pass
     assert blocks == []
+
+
+def test_a_block_that_another_thread_takes_off_while_it_is_asked_has_no_answer() -> None:
+    class Emptied(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            self.clear()  # what closing a generator does, wherever that happens
+            return super().__getitem__(index)
+
+    assert _deadlines.time_left(Emptied([httpx_net.timeout(HANG)])) is None
 
 
 def test_a_block_that_is_lifted_while_another_is_entered_hides_none_around_it(

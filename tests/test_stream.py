@@ -37,6 +37,7 @@ from peers import (
     echo,
     is_truncation,
     silent,
+    wait_until,
 )
 
 MIB = 1024 * 1024
@@ -622,13 +623,13 @@ def test_a_deadline_of_any_length_works(plain: Ends, seconds: float) -> None:
 class RecordingPoll:
     """A ``select.poll`` that tells how many milliseconds it was asked to wait, each time."""
 
-    asked: list[int]
+    asked: list[float | None]
 
     def __init__(self) -> None:
         self._poll = RecordingPoll.real()
         self.register = self._poll.register
 
-    def poll(self, milliseconds: int) -> Any:
+    def poll(self, milliseconds: float | None) -> Any:
         self.asked.append(milliseconds)
         return self._poll.poll(milliseconds)
 
@@ -636,8 +637,8 @@ class RecordingPoll:
 
 
 @pytest.fixture
-def polled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The milliseconds of each poll."""
+def polled(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """The milliseconds of each poll, None for as long as it takes."""
     if RecordingPoll.real is None:
         pytest.skip("this system has no poll")
     monkeypatch.setattr(RecordingPoll, "asked", [], raising=False)
@@ -645,9 +646,9 @@ def polled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return RecordingPoll.asked
 
 
-@pytest.mark.parametrize("seconds", [None, 50 * DAY, 0.2])
+@pytest.mark.parametrize("seconds", [50 * DAY, 0.2])
 def test_a_long_wait_is_made_of_slices(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch, polled: list[int], seconds: float | None
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, polled: list[float | None], seconds: float
 ) -> None:
     stream, peer = ends
     monkeypatch.setattr(_wait, "_LONGEST_WAIT", 0.01)
@@ -660,19 +661,40 @@ def test_a_long_wait_is_made_of_slices(
     assert max(polled) == 10
 
 
-def test_a_wait_is_rounded_up_to_milliseconds_and_no_further(ends: Ends, polled: list[int]) -> None:
+@pytest.mark.parametrize("seconds", [None, float("inf")])
+def test_a_wait_without_a_deadline_needs_no_slices(
+    ends: Ends, polled: list[float | None], seconds: float | None
+) -> None:
+    stream, peer = ends
+    with timeout(HANG):
+        stream.write(b"x")  # from here on the stream polls, outside of blocks as well
+    with ThreadPoolExecutor(1) as pool, timeout(seconds):
+        pool.submit(lambda: (wait_until(lambda: polled), peer.sendall(b"x")))
+        assert stream.read() == b"x"
+    assert polled == [None]
+
+
+def test_a_wait_is_never_early(ends: Ends) -> None:
     fd = ends[0].get_extra_info("socket").fileno()
-    for seconds in (0.0, 0.002, 0.0021):
+    for seconds in (0.0003, 0.0021):  # poll counts in milliseconds
+        start = time.monotonic()
+        assert _wait.wait((fd,), _wait.READ, seconds) == []
+        assert time.monotonic() - start >= seconds
+
+
+def test_a_wait_asks_for_what_is_left_and_no_more(ends: Ends, polled: list[float]) -> None:
+    fd = ends[0].get_extra_info("socket").fileno()
+    for seconds in (0.0, 0.002):
         _wait.wait((fd,), _wait.READ, seconds)
     with suppress(TimeoutError), timeout(0.02):
         ends[0].read()
-    assert polled[:3] == [0, 2, 3]
-    assert max(polled[3:]) <= 20
-    assert len(polled[3:]) <= 2
+    assert polled[:2] == [0.0, 2.0]
+    assert max(polled[2:]) <= 20.0
+    assert len(polled[2:]) <= 2
     ends[1].sendall(b"x")
     with timeout(100.0):
         ends[0].read()
-    assert 99_000 < polled[-1] <= 100_000
+    assert 99_000.0 < polled[-1] <= 100_000.0
 
 
 def test_no_slice_is_longer_than_poll_can_wait() -> None:
