@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import math
+import os
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +18,7 @@ import pytest
 import httpx_net
 from conftest import open_descriptors
 from dialing import Listed, Resolver, info, main_thread_is_in
-from httpx_net import _race
+from httpx_net import _backend, _race
 from peers import HANG, Peers, client_context, echo, silent, wait_until
 
 net = httpx_net.NetworkBackend()
@@ -522,3 +525,162 @@ def test_no_descriptor_outlives_a_failed_connect(peers: Peers, seconds, options)
         Listed(addresses, **options).connect("www.example.com", 80)
     assert open_descriptors() == before  # while the error and its traceback are still there
     assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+# ---- Corners
+
+
+def test_a_reset_between_connecting_and_the_stream_is_a_reset(peers: Peers) -> None:
+    class Slow(Listed):
+        def _stream(self, sock: socket.socket, where: tuple[str, int]) -> httpx_net.NetworkStream:
+            conn, _ = listener.accept()
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            conn.close()
+            wait_until(lambda: sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+            return super()._stream(sock, where)
+
+    listener = peers.listen()
+    with pytest.raises(ConnectionResetError) as caught:
+        Slow([listener.getsockname()]).connect("www.example.com", 80)
+    assert caught.value.errno == errno.ECONNRESET
+    text = f"connect to www.example.com:80 failed: {os.strerror(errno.ECONNRESET)}"
+    assert str(caught.value) == f"[Errno {errno.ECONNRESET}] {text}"
+
+
+def test_a_hook_may_return_an_iterator() -> None:
+    class Lazy(httpx_net.NetworkBackend):
+        def getaddrinfo(self, host: str, port: int) -> Any:
+            return iter([])
+
+    with pytest.raises(OSError, match="no usable address among 0 found"):
+        Lazy().connect("www.example.com", 80)
+
+
+@pytest.mark.parametrize("delay", [0.01, 86_400])
+def test_the_bounds_of_the_delay_are_within_them(delay: float) -> None:
+    assert httpx_net.NetworkBackend(happy_eyeballs_delay=delay)
+
+
+IPV6 = (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+
+
+@pytest.mark.parametrize(
+    ("sockaddr", "taken"),
+    [
+        (("::1", 80), ("::1", 80, 0, 0)),
+        (("::1", 80, 2**20 - 1, 2**32 - 1), ("::1", 80, 2**20 - 1, 2**32 - 1)),
+        (("fe80::1%eth0", 80, 0, 9), ("fe80::1", 80, 0, 9)),
+    ],
+)
+def test_flow_and_scope_of_an_address_are_kept(sockaddr: Any, taken: Any) -> None:
+    assert _backend._tcp_address(*IPV6, sockaddr) == (socket.AF_INET6, taken)
+
+
+@pytest.mark.parametrize("flow_and_scope", [(2**20, 0), (-1, 0), (0, 2**32), (0, -1)])
+def test_a_flow_or_a_scope_out_of_range_is_refused(flow_and_scope: tuple[int, int]) -> None:
+    with pytest.raises(TypeError, match="flow or scope is out of range"):
+        Listed([("::1", 80, *flow_and_scope)]).connect("www.example.com", 80)
+
+
+def test_an_address_that_is_no_text_is_passed_over() -> None:
+    assert _backend._tcp_address(*IPV6, (1, 80, 0, 9)) is None
+
+
+OPTION = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.mark.parametrize("value", [(1,), (True,), (b"1",), (bytearray(b"1"),), (None, 0)])
+def test_a_socket_option_is_whatever_setsockopt_takes(value: tuple[Any, ...]) -> None:
+    assert httpx_net.NetworkBackend(socket_options=[(*OPTION, *value)])
+
+
+@pytest.mark.parametrize("value", [(), (None,), ("1",), (1, 1), (None, "0"), (None, 0, 0)])
+def test_and_nothing_else(value: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match=r"^a socket option must be \(level, name, value\), not "):
+        httpx_net.NetworkBackend(socket_options=[(*OPTION, *value)])
+
+
+def wrong(**options: Any) -> dict[str, Any]:
+    return options
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            wrong(happy_eyeballs_delay="1"),
+            "happy_eyeballs_delay must be a number or None, not '1'",
+        ),
+        (
+            wrong(happy_eyeballs_delay=0),
+            "happy_eyeballs_delay must be 0.01 to 86400.0 seconds or None, not 0",
+        ),
+        (
+            wrong(local_address=5),
+            "local_address must be a str or (str, int), not 5",
+        ),
+        (
+            wrong(local_address="nowhere"),
+            "local_address must be a numeric address, not 'nowhere'",
+        ),
+        (
+            wrong(socket_options=5),
+            "socket_options must be tuples (level, name, value), not 5",
+        ),
+        (
+            wrong(socket_options=[("1", 2, 3)]),
+            "level and name of a socket option must be ints: ('1', 2, 3)",
+        ),
+        (
+            wrong(socket_options=[(1, 2, 2**31)]),
+            "a socket option has no number beyond 32 bits: (1, 2, 2147483648)",
+        ),
+        (
+            wrong(socket_options=[(1, 2, -(2**31) - 1)]),
+            "a socket option has no number beyond 32 bits: (1, 2, -2147483649)",
+        ),
+    ],
+)
+def test_an_option_that_can_t_be_is_told(options: dict[str, Any], text: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        httpx_net.NetworkBackend(**options)
+    assert str(caught.value) == text
+
+
+def test_the_least_number_that_a_socket_option_can_have_is_taken() -> None:
+    assert httpx_net.NetworkBackend(socket_options=[(*OPTION, -(2**31))])
+
+
+def test_the_delay_is_what_the_RFC_recommends() -> None:
+    options = inspect.signature(httpx_net.NetworkBackend).parameters
+    assert options["happy_eyeballs_delay"].default == 0.25
+
+
+def test_a_local_address_whose_zone_does_not_exist_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^local_address '::1%nowhere': ") as caught:
+        httpx_net.NetworkBackend(local_address="::1%nowhere")
+    with pytest.raises(socket.gaierror) as reason:
+        socket.getaddrinfo("::1%nowhere", 0, flags=socket.AI_NUMERICHOST)
+    assert str(caught.value).endswith(f": {reason.value.strerror}")
+
+
+def test_the_zone_of_a_local_address_is_a_number_to_the_kernel() -> None:
+    index, name = socket.if_nameindex()[0]
+    local = _backend._check_local(f"fe80::1%{name}")
+    assert local == (socket.AF_INET6, ("fe80::1", 0, 0, index))
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (("AF_INET", socket.SOCK_STREAM, 0, "", ()), "family, type and protocol must be ints"),
+        ((*IPV6, ("::1", 80, -1, 0)), "flow or scope is out of range"),
+    ],
+)
+def test_what_is_wrong_with_what_a_hook_returned_is_told(found: Any, reason: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Listed([found]).connect("www.example.com", 80)
+    assert str(caught.value) == (
+        "<Listed [threaded]>.getaddrinfo() must return what socket.getaddrinfo() does, "
+        f"not {[found]!r}: {reason}"
+    )

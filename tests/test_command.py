@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import signal
@@ -16,7 +17,9 @@ from typing import Any
 
 import pytest
 
+import httpx_net
 from dialing import ROOT, run_command
+from httpx_net import __main__ as command_line
 from httpx_net import __version__
 from peers import CERTIFICATES, HANG, client_may_leave, reset, send_close_notify, silent
 
@@ -301,3 +304,224 @@ def test_an_output_that_can_t_be_written_is_one_line(serve: Any) -> None:
         saying=f"httpx_net: write to standard output failed: {full}",
         preexec_fn=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1),
     )
+
+
+# ---- Corners
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors and signals")
+
+
+def test_main_returns_its_status(capsysbinary: Any) -> None:
+    assert command_line.main([]) == 0
+    assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
+    assert command_line.main(["ftp://www.example.com/"]) == 1
+    assert capsysbinary.readouterr().err.startswith(b"httpx_net: bad URL")
+
+
+def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
+    serve: Any, tmp_path: Path
+) -> None:
+    def full(conn: socket.socket) -> None:
+        over.wait(3 * HANG)
+
+    over = threading.Event()
+    (tmp_path / "upload").write_bytes(b"x" * 20_000_000)
+    ip, port = serve(full)
+    try:
+        done = run_command("-t", "0.3", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
+    finally:
+        over.set()
+    assert done.returncode == 1
+    shown = sum(line.count(b"x") for line in done.stdout.splitlines() if line[:4] == b">>> ")
+    assert 0 < shown < 20_000_000
+    assert b"timed out after %d of 20000000 bytes" % shown in done.stderr
+
+
+@posix
+def test_without_a_standard_output_it_says_so() -> None:
+    done = run_command("http://127.0.0.1:1/", preexec_fn=lambda: os.close(1))
+    assert done.returncode == 1
+    assert done.stderr == b"httpx_net: standard output is closed\n"
+
+
+def test_the_protocol_and_the_cipher_are_shown(serve_tls: Any, capsysbinary: Any) -> None:
+    def answer(conn: ssl.SSLSocket) -> None:
+        conn.recv(65536)
+        ciphers.extend(conn.cipher() or ())
+        send_close_notify(conn)
+
+    ciphers: list[Any] = []
+    _, port = serve_tls(answer, tickets=0)
+    ca = str(CERTIFICATES / "ca.pem")
+    assert command_line.main(["--cafile", ca, f"https://localhost:{port}/"]) == 0
+    assert f" s: TLSv1.3, {ciphers[0]}: <".encode() in capsysbinary.readouterr().out
+
+
+def test_https_needs_no_truststore(serve_tls: Any, tmp_path: Path) -> None:
+    def answer(conn: ssl.SSLSocket) -> None:
+        conn.recv(65536)
+        conn.sendall(b"hello")
+        conn.unwrap()
+
+    (tmp_path / "truststore.py").write_text("raise ImportError")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    _, port = serve_tls(answer)
+    arguments = ("--cafile", str(CERTIFICATES / "ca.pem"), f"https://localhost:{port}/")
+    done = run_command(*arguments, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert b"<<< hello\n" in done.stdout
+
+
+@posix
+def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
+    def blocked() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
+        os.dup2(writing, 1)
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run_command(preexec_fn=blocked)
+    finally:
+        os.close(writing)
+    assert done.returncode == 1
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "port", "authority"),
+    [
+        ("http://www.example.com", 80, "www.example.com"),
+        ("https://www.example.com", 443, "www.example.com"),
+        ("https://www.example.com:80", 80, "www.example.com:80"),
+        ("http://[::1]:443/", 443, "[::1]:443"),
+        ("http://[fe80::1%eth0]/", 80, "[fe80::1]"),
+    ],
+)
+def test_the_port_is_that_of_the_scheme_unless_told(url: str, port: int, authority: str) -> None:
+    target = command_line.Target.of(url)
+    assert (target.port, target.authority, target.path) == (port, authority, "/")
+
+
+def test_its_help_has_every_option_and_the_defaults_it_has(capsys: Any) -> None:
+    options = command_line._parser().parse_args([])
+    assert (options.timeout, options.connect_timeout) == (30.0, 10.0)
+    with pytest.raises(SystemExit):
+        command_line.main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--timeout SECONDS for everything together (30; inf for none)",
+        "--connect-timeout SECONDS for name resolution, connecting and the TLS handsh",
+        "--send FILE send exactly the bytes of FILE (- for standard input)",
+        "--output FILE write what the server sends to FILE (- for standard output)",
+        "--cafile FILE trust the CA certificates in FILE (PEM) as well",
+        "--insecure accept any certificate",
+        "--suppress-ragged-eofs take an end without TLS's close_notify for the end, not for",
+        "[URL] Send raw bytes to a web server, and show what crosses the wire. positional",
+        "URL http://... or https://... options:",
+    ):
+        assert part in told
+    assert told.startswith("usage: python -m httpx_net [-h] ")
+    assert told.endswith(" Without a URL it talks to a server of its own, on this machine.")
+    with pytest.raises(SystemExit):
+        command_line.main(["--version"])
+    assert capsys.readouterr().out == f"httpx_net {httpx_net.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--send", "can't read no/such/file"),
+        ("--output", "can't write no/such/file"),
+        ("--cafile", "no CA certificates in no/such/file"),
+    ],
+)
+def test_a_file_that_can_t_be_used_is_told(capsys: Any, option: str, text: str) -> None:
+    assert command_line.main([option, "no/such/file", "https://localhost:1/"]) == 1
+    said = capsys.readouterr().err
+    assert said == f"httpx_net: {text}: {os.strerror(errno.ENOENT)}\n"
+
+
+def test_its_own_server_is_on_a_port_that_the_kernel_chose() -> None:
+    with command_line._own_server() as url:
+        assert command_line.Target.of(url).port >= 1024
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+def test_it_counts_what_it_gets(serve: Any, capsysbinary: Any, size: int) -> None:
+    def answer(conn: socket.socket) -> None:
+        conn.recv(65536)
+        conn.sendall(bytes(size))
+
+    ip, port = serve(answer)
+    assert command_line.main([f"http://{ip}:{port}/"]) == 0
+    assert b" s: the end, after %d bytes\n" % size in capsysbinary.readouterr().out
+
+
+def test_it_asks_for_HTTP_by_its_name_in_ALPN(serve_tls: Any) -> None:
+    def answer(conn: ssl.SSLSocket) -> None:
+        asked.append(conn.selected_alpn_protocol())
+        conn.recv(65536)
+        send_close_notify(conn)
+
+    asked: list[str | None] = []
+    _, port = serve_tls(answer, alpn=["http/1.1"], tickets=0)
+    ca = str(CERTIFICATES / "ca.pem")
+    assert command_line.main(["--cafile", ca, f"https://localhost:{port}/"]) == 0
+    assert asked == ["http/1.1"]
+
+
+def test_its_own_server_reads_the_request_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+) -> None:
+    class InBytes(httpx_net.NetworkStream):
+        def read(self, max_bytes: int | None = None) -> bytes:
+            received.append(super().read(1))
+            return received[-1]
+
+    received: list[bytes] = []
+    monkeypatch.setattr(command_line, "NetworkStream", InBytes)
+    assert command_line.main([]) == 0
+    assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
+    assert b"".join(received).startswith(b"GET / HTTP/1.1\r\n")
+    assert b"".join(received).endswith(b"\r\nConnection: close\r\n\r\n")
+
+
+def shown(*parts: bytes, finish: bool = False) -> bytes:
+    """What a transcript shows of *parts* that come one after another."""
+    file = io.BytesIO()
+    transcript = command_line.Transcript(command_line.Output(file, "file"), "ascii")
+    for part in parts:
+        transcript.show("<<< ", part)
+    if finish:
+        transcript.finish()
+    return file.getvalue()
+
+
+def test_a_line_is_shown_once_it_is_longer_than_8_KiB() -> None:
+    longest = b"x" * 8192
+    assert shown(longest) == b""
+    assert shown(longest, b"yz") == b"<<< " + longest + b"\n"
+    assert shown(longest, b"yz", finish=True) == b"<<< " + longest + b"\n<<< yz\n"
+
+
+def test_a_note_may_have_any_character() -> None:
+    file = io.BytesIO()
+    transcript = command_line.Transcript(command_line.Output(file, "file"), "ascii")
+    transcript.note("caf\u00e9 \udcff")
+    assert file.getvalue() == b"*** caf\\xe9 \\udcff\n"
+
+
+def test_of_a_write_that_does_not_say_how_far_it_got_nothing_is_shown(pair: Any) -> None:
+    class Failing(httpx_net.NetworkStream):
+        def write(self, data: bytes | bytearray | memoryview) -> None:
+            raise OSError("no luck")
+
+    told: list[tuple[str, bytes]] = []
+    with (
+        command_line.RecordingStream(Failing(pair[0]), lambda *what: told.append(what)) as stream,
+        pytest.raises(OSError, match="no luck"),
+    ):
+        stream.write(b"hello")
+    assert told == [(">>> ", b"")]

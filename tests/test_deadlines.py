@@ -25,6 +25,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 import httpx_net
 from httpx_net import _deadlines, remaining, timeout
+from peers import HANG
 
 DAY = 86_400.0
 
@@ -807,3 +808,72 @@ TestDeadlines = DeadlineMachine.TestCase
 def test_the_names_are_public() -> None:
     assert httpx_net.timeout is timeout
     assert httpx_net.remaining is remaining
+
+
+# ---- Corners
+
+
+def test_a_block_that_another_thread_leaves_while_it_is_asked_for_sets_no_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def left_meanwhile() -> float:
+        monkeypatch.undo()
+        leaving = threading.Thread(target=block.__exit__, args=(None, None, None))
+        leaving.start()
+        leaving.join()
+        return 0.0
+
+    block = httpx_net.timeout(HANG)
+    block.__enter__()
+    block.cancel()
+    monkeypatch.setattr(_deadlines, "_clock", left_meanwhile)
+    assert httpx_net.remaining() is None
+
+
+@pytest.mark.parametrize("taken_in", [False, True])
+def test_an_interrupt_of_entering_leaves_no_block(
+    monkeypatch: pytest.MonkeyPatch, taken_in: bool
+) -> None:
+    class Interrupted(list[Any]):
+        def insert(self, *args: Any) -> None:
+            if taken_in:
+                super().insert(*args)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_deadlines.this_thread, "blocks", blocks := Interrupted())
+    with pytest.raises(KeyboardInterrupt), httpx_net.timeout(HANG):
+        pass
+    assert blocks == []
+
+
+def test_a_block_that_another_thread_takes_off_while_it_is_asked_has_no_answer() -> None:
+    class Emptied(list[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            self.clear()  # what closing a generator does, wherever that happens
+            return super().__getitem__(index)
+
+    assert _deadlines.time_left(Emptied([httpx_net.timeout(HANG)])) is None
+
+
+def test_a_block_that_is_lifted_while_another_is_entered_hides_none_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lifted_meanwhile() -> httpx_net.timeout | None:
+        monkeypatch.undo()
+        nearest = _deadlines._nearest()
+        inner.cancel()
+        return nearest
+
+    with httpx_net.timeout(200.0), httpx_net.timeout(100.0) as inner:
+        monkeypatch.setattr(_deadlines, "_nearest", lifted_meanwhile)
+        with httpx_net.timeout(300.0):
+            assert 100.0 < (httpx_net.remaining() or 0.0) <= 200.0
+
+
+def test_what_is_no_number_of_seconds_is_told() -> None:
+    with pytest.raises(TypeError) as caught:
+        httpx_net.timeout("soon")  # type: ignore[arg-type]
+    assert str(caught.value) == "a timeout is a real number of seconds or None, not 'soon'"
+    with pytest.raises(ValueError) as caught:
+        httpx_net.timeout(-1)
+    assert str(caught.value) == "a timeout is zero seconds or more, not -1"

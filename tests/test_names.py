@@ -239,3 +239,40 @@ def test_is_numeric_never_raises(family: int, address: object) -> None:
 )
 def test_printed(address: object, text: str) -> None:
     assert printed(address) == text
+
+
+# ---- Corners
+
+
+def test_a_name_that_was_checked_is_not_checked_again() -> None:
+    assert lookup_name("[::1]") is lookup_name("[::1]")
+
+
+def test_a_long_name_is_refused_before_it_is_encoded() -> None:
+    with pytest.raises(ValueError, match="host is longer than 253 octets"):
+        lookup_name("é" * 254)
+    with pytest.raises(ValueError, match="no internationalized domain name"):
+        lookup_name("é" * 253)
+
+
+def test_a_name_may_have_any_printable_character() -> None:
+    assert lookup_name("!~") == "!~"
+
+
+def test_brackets_are_an_ipv6_address_s_only() -> None:
+    assert lookup_name("[::1]") == "::1"
+    assert lookup_name("[localhost]") == "[localhost]"
+    for half in ("x::1]", "[::1x"):
+        with pytest.raises(ValueError, match="has a colon but is no IPv6 address"):
+            lookup_name(half)
+
+
+def test_a_name_that_can_t_be_encoded_is_told_and_what_to_do() -> None:
+    with pytest.raises(ValueError) as caught:
+        lookup_name("faß.de")
+    assert str(caught.value) == (
+        "host 'faß.de' is another name in IDNA 2003 than in IDNA 2008; "
+        "pass it as A-labels (xn--...), as the package idna makes them"
+    )
+    with pytest.raises(ValueError, match=r"^host is no internationalized domain name: 'é\.\.de': "):
+        lookup_name("é..de")

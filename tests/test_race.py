@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -526,3 +526,78 @@ def test_the_plain_path_only_connects(peers: Peers, monkeypatch, options) -> Non
     monkeypatch.delattr(selectors, "SelectSelector")
     with race(*([refused, live] if options else [live]), **options) as stream:
         assert stream.get_extra_info("socket").gettimeout() is None
+
+
+# ---- Corners
+
+
+class Prompt(socket.socket):
+    """A socket that connects at once, as on some systems those to the same machine do."""
+
+    def connect_ex(self, address: Any) -> int:
+        self.settimeout(HANG)
+        try:
+            return super().connect_ex(address)
+        finally:
+            self.settimeout(0.0)
+
+
+@pytest.mark.parametrize("delay", [None, 0.25])
+def test_a_connection_that_is_there_at_once_is_a_connection(serve: Any, delay: Any) -> None:
+    address = _race.Address(socket.AF_INET, serve(silent))
+    opened: list[socket.socket] = []
+
+    def open_socket(address: _race.Address) -> socket.socket:
+        opened.append(Prompt(address.family))
+        return opened[-1]
+
+    with httpx_net.timeout(HANG):
+        sock = _race.connect(("www.example.com", 80), [address] * 2, open_socket, delay)
+    assert opened == [sock]
+    sock.close()
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="127.0.0.2 is an address on Linux only")
+@pytest.mark.parametrize("seconds", [None, HANG])
+def test_the_same_port_of_another_address_is_somebody_else(peers: Peers, seconds: Any) -> None:
+    address = peers.serve(silent)
+    backend = httpx_net.NetworkBackend(
+        local_address=("127.0.0.2", address[1]),
+        socket_options=[(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)],
+    )
+    with httpx_net.timeout(seconds), backend.connect(*address) as stream:
+        assert stream.get_extra_info("client_addr") == ("127.0.0.2", address[1])
+
+
+def test_outside_every_block_the_winner_of_a_race_is_blocking(peers: Peers) -> None:
+    refused, live = peers.closed_port(), peers.serve(silent)
+    with Listed([refused, live]).connect("www.example.com", 80) as stream:
+        assert stream.get_extra_info("socket").gettimeout() is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "combined"),
+    [
+        ([errno.EPERM, errno.EACCES], PermissionError),
+        ([errno.EPERM, errno.EACCES, errno.EINVAL], OSError),
+    ],
+)
+def test_failures_of_one_class_are_of_that_class_together(
+    numbers: list[int], combined: type[OSError]
+) -> None:
+    def open_socket(address: _race.Address) -> socket.socket:
+        raise OSError(address.sockaddr[1], "no")
+
+    addresses = [_race.Address(socket.AF_INET, ("127.0.0.1", number)) for number in numbers]
+    with pytest.raises(OSError, match=r"connect to nowhere failed: 127\.0\.0\.1:1: no; ") as caught:
+        _race.connect("nowhere", addresses, open_socket, None)
+    assert type(caught.value) is combined
+
+
+def test_the_texts_of_a_system_that_has_its_own_are_used(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "errorTab", {errno.ECONNREFUSED: "not today"}, raising=False)
+    refused = peers.closed_port()
+    with pytest.raises(ConnectionRefusedError, match="not today"), httpx_net.timeout(HANG):
+        httpx_net.NetworkBackend().connect(*refused)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from dialing import (
     interrupted_when,
     main_thread_is_in,
     run_python,
+    waits_for_a_look_up,
 )
 from httpx_net import _resolve
 from httpx_net._resolve import getaddrinfo
@@ -347,3 +350,132 @@ print("child:", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_waits_for_none_of_its_parents_threads() -> None:
     assert "child: 0" in run_python(HANGING + FORK)
+
+
+# ---- Corners
+
+
+def test_a_name_whose_last_label_begins_with_a_digit_is_looked_up(resolver: Resolver) -> None:
+    resolver.answers["host.5g"] = ("127.0.0.1", 0)
+    assert _resolve.getaddrinfo("host.5g", 80)[0][4] == ("127.0.0.1", 80)
+    assert resolver.asked == ["host.5g"]
+
+
+def test_numbers_in_hexadecimal_are_an_address(resolver: Resolver) -> None:
+    assert _resolve.getaddrinfo("127.0x1", 80)[0][4] == ("127.0.0.1", 80)
+    assert resolver.asked == []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The names that ``socket.getaddrinfo`` is asked for, numeric ones too; none is found."""
+    names: list[bytes] = []
+
+    def getaddrinfo(host: bytes, *args: object, **options: object) -> object:
+        names.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return names
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+def test_for_an_address_as_it_is_printed_nobody_is_asked(asked: list[bytes], ip: str) -> None:
+    assert _resolve.getaddrinfo(ip, 80)[0][4][:2] == (ip, 80)
+    assert asked == []
+
+
+def test_a_name_that_begins_with_a_digit_is_no_number_to_ask_for(asked: list[bytes]) -> None:
+    with pytest.raises(socket.gaierror):
+        _resolve.getaddrinfo("1and1.example.com", 80)
+    assert asked == [b"1and1.example.com"]
+
+
+@pytest.fixture
+def parked(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[Any]:
+    """The jobs of the one thread that waits for more, as in a new process after one look-up."""
+    monkeypatch.setattr(_resolve, "_process", process := _resolve._Process())
+    resolver.answers[SLOW] = ("127.0.0.1", 0)
+    resolve_in_time()
+    wait_until(lambda: process._idle)
+    return process._idle[0]
+
+
+class InterruptedJobs:
+    """Jobs with an interrupt before, or after, a look-up is put in."""
+
+    def __init__(self, jobs: queue.SimpleQueue[Any], after: bool) -> None:
+        self._jobs = jobs
+        self._after = after
+
+    def put(self, lookup: _resolve._Lookup | None) -> None:
+        if lookup is None:
+            self._jobs.put(None)
+            return
+        if self._after:
+            self._jobs.put(lookup)
+            wait_until(lambda: lookup.begun)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_interrupt_while_it_is_given_work_costs_no_parked_thread(
+    resolver: Resolver, parked: Any, after: bool
+) -> None:
+    process = _resolve._process
+    process._idle[:] = [InterruptedJobs(parked, after)]  # type: ignore[list-item]
+    with pytest.raises(KeyboardInterrupt):
+        resolve_in_time()
+    wait_until(lambda: process._idle and parked.empty())
+    assert process._idle == [parked]
+    assert process._running == {}
+    resolve_in_time()
+    assert len({*resolver.threads}) == 1
+
+
+@pytest.mark.usefixtures("parked")
+def test_a_parked_thread_says_that_it_is_idle(resolver: Resolver) -> None:
+    assert resolver.threads[0].name == "httpx_net look-up (idle)"
+
+
+@pytest.mark.usefixtures("parked")
+def test_an_interrupt_while_a_thread_is_looked_for_is_waited_for_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Interrupted(list[Any]):
+        def pop(self, *args: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
+        interrupted.setattr(_resolve._process, "_idle", Interrupted())
+        resolve_in_time()
+    assert _resolve._process._running == {}
+    resolve_in_time()
+
+
+@pytest.mark.usefixtures("parked")
+def test_who_waits_for_a_look_up_that_is_interrupted_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def other() -> None:
+        waiting.append(threading.get_ident())
+        resolve_in_time()
+
+    class Interrupted(list[Any]):
+        def pop(self, *args: Any) -> Any:
+            others.append(pool.submit(other))
+            wait_until(lambda: waiting and waits_for_a_look_up(waiting[0]))
+            raise KeyboardInterrupt
+
+    others: list[Future[None]] = []
+    waiting: list[int] = []
+    with monkeypatch.context() as interrupted, ThreadPoolExecutor(1) as pool:
+        interrupted.setattr(_resolve._process, "_idle", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            resolve_in_time()
+        with pytest.raises(socket.gaierror) as caught:
+            others[0].result(HANG)
+    assert caught.value.args == (
+        socket.EAI_AGAIN,
+        f"look-up of {SLOW!r} failed: the look-up was interrupted",
+    )

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import gc
 import os
+import re
 import select
 import socket
 import ssl
@@ -26,7 +27,8 @@ from typing import Any
 import pytest
 
 import httpx_net
-from httpx_net import NetworkStream, _wait, timeout
+from dialing import run_python
+from httpx_net import NetworkStream, _stream, _wait, timeout
 from peers import (
     HANG,
     Address,
@@ -1521,3 +1523,317 @@ def test_an_ssl_socket_becomes_a_tls_stream(serve_tls: Callable[..., Address]) -
         assert stream.get_extra_info("ssl_object") is wrapped
         stream.write(b"hello")
         assert stream.read() == b"hello"
+
+
+# ---- Corners
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors and signals")
+
+
+class Counted(socket.socket):
+    """A socket that counts the attempts to read and to write, by their sizes."""
+
+    sizes: list[int]
+
+    def recv(self, size: int, *args: Any) -> bytes:  # type: ignore[override]
+        self.sizes.append(size)
+        return super().recv(size, *args)
+
+    def send(self, data: Any, *args: Any) -> int:
+        self.sizes.append(memoryview(data).nbytes)
+        return super().send(data, *args)
+
+
+class CountedTLS(ssl.SSLSocket):
+    """As above, on TLS."""
+
+    sizes: list[int]
+
+    def read(self, size: int = 1024, *args: Any) -> Any:
+        self.sizes.append(size)
+        return super().read(size, *args)
+
+
+def would_wait(fd: int, event: int) -> None:
+    raise TimeoutError("it would wait")
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Under a deadline, what goes on in this block ends where it would wait."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(TimeoutError, match="it would wait"),
+        httpx_net.timeout(HANG),
+    ):
+        patch.setattr(_stream, "wait_in_time", would_wait)
+        yield
+
+
+def attempts_in_vain(stream: httpx_net.NetworkStream) -> int:
+    """How often *stream*, to which nothing has come, tries to read before it waits."""
+    sizes = stream.get_extra_info("socket").sizes
+    sizes.clear()
+    with impatient():
+        stream.read()
+    return len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("size", "max_bytes", "attempts"),
+    [(16_384, 16_384, 1), (16_384, 16_385, 0), (16_383, 16_383, 0), (1, 1, 0)],
+)
+def test_a_read_tries_first_where_more_is_likely_to_have_come(
+    pair: Any, size: int, max_bytes: int, attempts: int
+) -> None:
+    for sock, option in (pair[0], socket.SO_RCVBUF), (pair[1], socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, 65_536)
+    ours = Counted(fileno=pair[0].detach())
+    ours.sizes = []
+    with httpx_net.NetworkStream(ours) as stream:
+        assert attempts_in_vain(stream) == 1
+        assert attempts_in_vain(stream) == 0
+        pair[1].sendall(bytes(size))
+        assert len(stream.read(max_bytes)) == size
+        assert attempts_in_vain(stream) == attempts
+
+
+@pytest.mark.parametrize(("size", "attempts"), [(16_384, 1), (16_383, 0)])
+def test_on_TLS_it_is_a_full_record_that_more_is_likely_to_follow(
+    serve_tls: Any, size: int, attempts: int
+) -> None:
+    def peer(conn: ssl.SSLSocket) -> None:
+        assert begin.wait(HANG)
+        conn.sendall(bytes(size))
+        assert over.wait(HANG)
+
+    begin, over = threading.Event(), threading.Event()
+    context = client_context()
+    context.sslsocket_class = CountedTLS
+    with connect_tls(serve_tls(peer, tickets=0), context) as stream:
+        stream.get_extra_info("socket").sizes = []
+        assert attempts_in_vain(stream) == 1
+        assert attempts_in_vain(stream) == 0
+        begin.set()
+        assert len(stream.read()) == size
+        assert attempts_in_vain(stream) == attempts
+        over.set()
+
+
+def test_no_read_asks_for_more_than_a_mebibyte(pair: Any) -> None:
+    ours = Counted(fileno=pair[0].detach())
+    ours.sizes = []
+    pair[1].sendall(b"x")
+    with httpx_net.NetworkStream(ours) as stream:
+        stream.read(2**40)
+    assert ours.sizes == [2**20]
+
+
+def test_no_write_offers_more_than_a_mebibyte_at_once(pair: Any) -> None:
+    ours = Counted(fileno=pair[0].detach())
+    ours.sizes = []
+    with httpx_net.NetworkStream(ours) as stream, impatient():
+        stream.write(bytes(20_000_000))
+    assert max(ours.sizes) == 2**20
+
+
+@posix
+def test_a_stream_may_have_the_descriptor_of_the_standard_input() -> None:
+    run_python(
+        """
+import os, socket, warnings
+import httpx_net
+
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    os.close(0)
+    stream = httpx_net.NetworkBackend().connect(*listener.getsockname())
+    assert stream.get_extra_info("socket").fileno() == 0
+    try:
+        with httpx_net.timeout(0.01):
+            stream.read()
+    except TimeoutError:
+        pass
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del stream
+    assert [warning.category for warning in said] == [ResourceWarning], said
+"""
+    )
+
+
+class Hooked(socket.socket):
+    """A socket with something to do after each ``send`` and ``recv``."""
+
+    after: Callable[[], object] = staticmethod(lambda: None)
+
+    def send(self, *args: Any) -> int:
+        sent = super().send(*args)
+        self.after()
+        return sent
+
+    def recv(self, *args: Any) -> bytes:
+        data = super().recv(*args)
+        self.after()
+        return data
+
+
+def test_a_write_that_a_close_overtakes_is_an_error(pair: Any) -> None:
+    ours = Hooked(fileno=pair[0].detach())
+    stream = httpx_net.NetworkStream(ours)
+    ours.after = stream.close
+    with pytest.raises(OSError, match="the stream is closed") as caught:
+        stream.write(b"hello")
+    assert caught.value.errno == errno.EBADF
+    assert caught.value.characters_written == 5  # type: ignore[attr-defined]
+
+
+def test_a_read_that_a_close_overtakes_is_an_error(pair: Any) -> None:
+    ours = Hooked(fileno=pair[0].detach())
+    stream = httpx_net.NetworkStream(ours)
+    pair[1].send(b"hello")
+    ours.after = stream.close
+    with pytest.raises(
+        OSError, match="read from an unnamed peer failed: the stream is closed"
+    ) as e:
+        stream.read()
+    assert e.value.errno == errno.EBADF
+
+
+def test_an_SSLSocket_that_it_is_given_waits_as_the_deadline_says(serve_tls: Any) -> None:
+    plain = socket.create_connection(serve_tls(silent))
+    tls = client_context().wrap_socket(plain, server_hostname="localhost")
+    with (
+        httpx_net.NetworkStream(tls) as stream,
+        pytest.raises(TimeoutError, match=r"timeout\(0.05\) expired"),
+        httpx_net.timeout(0.05),
+    ):
+        stream.read()
+
+
+def behind_its_back(stream: httpx_net.NetworkStream) -> None:
+    """Close the socket below *stream*, which it owns; a mistake, that an error has to tell."""
+    stream.get_extra_info("socket").close()
+
+
+def test_a_stream_whose_socket_was_closed_behind_its_back_says_so(pair: Any) -> None:
+    with httpx_net.NetworkStream(pair[0]) as stream:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.01):
+            stream.read()
+        behind_its_back(stream)
+        with pytest.raises(
+            OSError, match=r" failed: the socket was closed behind the stream's back$"
+        ) as caught:
+            stream.read()
+        assert caught.value.errno == errno.EBADF
+        assert stream.get_extra_info("is_readable")
+
+
+@pytest.mark.parametrize("use", [lambda stream: stream.read(), lambda stream: stream.write(b"x")])
+def test_on_TLS_as_well(serve_tls: Any, use: Callable[[Any], object]) -> None:
+    with connect_tls(serve_tls(silent)) as stream:
+        behind_its_back(stream)
+        with pytest.raises(OSError) as caught:
+            use(stream)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_nothing_is_said_of_an_unclosed_stream_whose_socket_is_closed(pair: Any) -> None:
+    stream = httpx_net.NetworkStream(pair[0])
+    behind_its_back(stream)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del stream
+    assert said == []
+
+
+BAD = {
+    "sock must be a socket, not None": lambda stream: httpx_net.NetworkStream(None),
+    "max_bytes must be an int or None, not '1'": lambda stream: stream.read("1"),
+    "max_bytes must be 1 or more, not 0": lambda stream: stream.read(0),
+    "data must be bytes, a bytearray or a memoryview, not 'x'": lambda stream: stream.write("x"),
+    "data must be contiguous, which <memory at": lambda stream: stream.write(SPACED),
+    "context must be an ssl.SSLContext or alike, not None": lambda stream: stream.start_tls(None),
+    "hostname must not be None where the context checks it (check_hostname)": (
+        lambda stream: stream.start_tls(client_context())
+    ),
+}
+
+
+SPACED = memoryview(b"a b c")[::2]
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_bad_argument_is_told(pair: Any, text: str) -> None:
+    with (
+        httpx_net.NetworkStream(pair[0]) as stream,
+        pytest.raises((TypeError, ValueError), match="^" + re.escape(text)),
+    ):
+        BAD[text](stream)
+
+
+def test_a_socket_that_can_t_be_a_stream_is_told() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as alone:
+        with pytest.raises(ValueError, match=r"^sock must be a stream socket, not <socket"):
+            httpx_net.NetworkStream(datagrams)
+        with pytest.raises(ValueError, match=f"^sock must be connected, not <socket.*>: {GONE}"):
+            httpx_net.NetworkStream(alone)
+
+
+GONE = os.strerror(errno.ENOTCONN)
+
+
+def test_a_timeout_of_its_own_is_lifted_from_an_SSLSocket_too(peers: Peers) -> None:
+    asked = threading.Event()
+
+    def late(conn: ssl.SSLSocket) -> None:
+        assert asked.wait(HANG)
+        conn.sendall(b"late")
+
+    address = peers.serve_tls(late)
+    sock = client_context().wrap_socket(
+        socket.create_connection(address), server_hostname="localhost"
+    )
+    sock.settimeout(0.01)
+    with httpx_net.NetworkStream(sock) as stream:
+        reading = threading.Timer(0.05, asked.set)
+        reading.start()
+        assert stream.read() == b"late"
+        reading.join()
+
+
+def test_a_close_that_is_interrupted_has_closed(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(sock: socket.socket) -> None:
+        raise KeyboardInterrupt
+
+    stream = httpx_net.NetworkStream(pair[0])
+    monkeypatch.setattr(_stream, "_own_address", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.close()
+    assert repr(stream).endswith(" CLOSED]>")
+    with pytest.raises(OSError, match="the stream is closed"):
+        stream.read()
+
+
+def test_a_write_that_timed_out_is_not_how_the_stream_ends(pair: Any) -> None:
+    ours, theirs = pair
+    with httpx_net.NetworkStream(ours) as stream:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.02):
+            stream.write(bytes(20_000_000))
+        theirs.shutdown(socket.SHUT_WR)
+        assert stream.read() == b""
+
+
+def test_a_number_of_another_class_is_a_number(pair: Any) -> None:
+    class Number(int):
+        pass
+
+    pair[1].sendall(b"one")
+    with httpx_net.NetworkStream(pair[0]) as stream:
+        assert stream.read(Number(1)) == b"o"
+
+
+def test_a_socket_that_was_closed_behind_its_back_has_no_address(pair: Any) -> None:
+    with httpx_net.NetworkStream(pair[0]) as stream:
+        pair[0].close()
+        assert stream.get_extra_info("client_addr") is None

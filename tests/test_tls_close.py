@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import ssl
+import struct
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 import httpx_net
+from httpx_net._tls import TLSLayer
 from peers import (
     HANG,
     Address,
@@ -191,7 +194,6 @@ def unsent(sock: socket.socket) -> int:
     if not sys.platform.startswith("linux"):
         return 0
     import fcntl
-    import struct
     import termios
 
     return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0" * 4))[0])
@@ -324,3 +326,88 @@ def closed_while_waiting(stream: httpx_net.NetworkStream) -> Iterator[None]:
     with at_once(), httpx_net.timeout(HANG):  # else a test would hang, and not fail
         yield
     closing.join(HANG)
+
+
+# ---- Corners
+
+
+class ClosedMeanwhile(ssl.SSLSocket):
+    """An SSLSocket of which another thread's close takes off the TLS between two looks at it."""
+
+    looks = math.inf
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "_sslobj":
+            ClosedMeanwhile.looks -= 1
+            if ClosedMeanwhile.looks < 0:
+                return None
+        return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("use", [lambda stream: stream.read(), lambda stream: stream.write(b"x")])
+def test_a_close_that_falls_into_the_ssl_module_is_no_AttributeError(
+    serve_tls: Any, use: Callable[[Any], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = client_context()
+    context.sslsocket_class = ClosedMeanwhile
+    with connect_tls(serve_tls(silent), context) as stream:
+        monkeypatch.setattr(ClosedMeanwhile, "looks", 1)
+        with pytest.raises(OSError) as caught:
+            use(stream)
+        monkeypatch.undo()
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_layer_that_is_closed_does_no_handshake(serve_tls: Any) -> None:
+    with connect_tls(serve_tls(silent)) as stream:
+        layer = stream._tls
+        assert layer is not None
+        layer.close()
+        with pytest.raises(OSError) as caught:
+            layer.handshake()
+    assert caught.value.errno == errno.EBADF
+
+
+class ClosedInside(TLSLayer):
+    """A layer that is closed by another thread while it is used."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        super().__init__(ssl.SSLObject.__new__(ssl.SSLObject), self._use, self._use)
+
+    def _use(self, *args: object) -> Any:
+        self.close()
+
+    _do_handshake = _use
+
+    def close_notify(self) -> None:
+        self.said.append("close_notify")
+
+
+@pytest.mark.parametrize(
+    "use", [lambda layer: layer.recv(1), lambda layer: layer.send(b"x"), TLSLayer.handshake]
+)
+def test_where_a_thread_is_inside_no_other_sends_close_notify(
+    use: Callable[[TLSLayer], object],
+) -> None:
+    layer = ClosedInside()
+    use(layer)
+    assert layer.said == []
+    layer.close()
+    assert layer.said == ["close_notify"]
+
+
+def test_a_close_while_the_socket_changes_hands_is_not_lost(serve: Any) -> None:
+    class Closing:
+        def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
+            wrapped.append(client_context().wrap_socket(*args, **options))
+            stream.close()
+            return wrapped[0]
+
+        wrap_bio = wrap_socket
+
+    wrapped: list[ssl.SSLSocket] = []
+    stream = httpx_net.NetworkBackend().connect(*serve(silent))
+    with pytest.raises(OSError, match="the stream is closed"):
+        stream.start_tls(Closing(), "localhost")
+    assert wrapped[0].fileno() == -1

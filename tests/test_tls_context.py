@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 import httpx_net
+from conftest import open_descriptors
+from httpx_net import _tls
 from peers import (
     HANG,
     Address,
@@ -21,6 +23,7 @@ from peers import (
     echo,
     server_context,
     silent,
+    wait_until,
     wrap_server,
 )
 
@@ -284,3 +287,52 @@ def read_exactly(stream: httpx_net.NetworkStream, size: int) -> bytes:
     while len(data) < size:
         data += stream.read(size - len(data))
     return data
+
+
+# ---- Corners
+
+
+@pytest.mark.parametrize("an_earlier_one_with_its_id_had_some", [False, True])
+def test_a_context_needs_no_options(
+    serve_tls: Any, monkeypatch: pytest.MonkeyPatch, an_earlier_one_with_its_id_had_some: bool
+) -> None:
+    class Context:
+        wrap_socket = staticmethod(client_context().wrap_socket)
+        wrap_bio = staticmethod(client_context().wrap_bio)
+
+    context = Context()
+    seen = {id(context)} if an_earlier_one_with_its_id_had_some else set()
+    monkeypatch.setattr(_tls, "_hiding", seen)
+    with connect_tls(serve_tls(silent), context) as stream:
+        assert stream.get_extra_info("ssl_object").version() == "TLSv1.3"
+
+
+class InterruptedContext:
+    """A context that hides truncation, with an interrupt while its options are put back."""
+
+    def __init__(self) -> None:
+        self._context = client_context()
+        self._options = int(ssl.OP_IGNORE_UNEXPECTED_EOF)
+
+    @property
+    def options(self) -> int:
+        return self._options
+
+    @options.setter
+    def options(self, options: int) -> None:
+        back, self._options = bool(options), options
+        if back:
+            raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def test_an_interrupt_behind_wrap_socket_leaves_nothing_open(serve: Any) -> None:
+    before = len(open_descriptors())
+    stream = httpx_net.NetworkBackend().connect(*serve(silent))
+    with pytest.raises(KeyboardInterrupt):
+        stream.start_tls(context := InterruptedContext(), "localhost")
+    assert repr(stream).endswith(" CLOSED]>")
+    assert context.options
+    wait_until(lambda: len(open_descriptors()) <= before)

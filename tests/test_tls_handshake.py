@@ -437,3 +437,29 @@ def assert_closed(stream: httpx_net.NetworkStream) -> None:
 def where(thread: threading.Thread) -> str:
     """The file whose code *thread* runs, or waits in."""
     return sys._current_frames()[thread.ident or 0].f_code.co_filename
+
+
+# ---- Corners
+
+
+def test_only_a_deadline_is_said_to_time_out(pair: Any) -> None:
+    class Context:
+        options = 0
+        wrap_bio = staticmethod(client_context().wrap_bio)
+
+        def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+            raise OSError("no such luck")
+
+    with (
+        httpx_net.NetworkStream(pair[0]) as stream,
+        pytest.raises(OSError, match="TLS handshake with an unnamed peer failed: no such luck"),
+    ):
+        stream.start_tls(Context())
+
+
+def test_the_addresses_outlast_a_context_that_refuses(serve: Any) -> None:
+    stream = httpx_net.NetworkBackend().connect(*serve(silent))
+    address = stream.get_extra_info("client_addr")
+    with pytest.raises(ssl.SSLError, match="TLS handshake"):
+        stream.start_tls(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    assert stream.get_extra_info("client_addr") == address

@@ -283,3 +283,28 @@ def test_what_was_looked_at_ahead_of_the_handshake_is_part_of_it(
         stream.start_tls(client_context(), "localhost")
     with pytest.raises(OSError, match="the stream is closed"):
         stream.read()
+
+
+def test_what_waits_between_the_layers_is_readable(peers: Peers) -> None:
+    class Together:
+        """Takes what is sent, to be sent as one record of the layer below."""
+
+        data = b""
+
+        def sendall(self, data: bytes) -> None:
+            self.data += data
+
+    def peer(conn: Any) -> None:
+        outermost, conn.outer.outer = conn.outer.outer, (together := Together())
+        conn.sendall(b"one")
+        conn.sendall(b"two")
+        conn.outer.outer = outermost
+        outermost.sendall(together.data)
+        over.wait(HANG)
+
+    over = threading.Event()
+    with connect_tls(peers.serve_tls_in_tls(peer, layers=3), layers=3) as stream:
+        assert stream.read() == b"one"
+        assert stream.get_extra_info("is_readable")
+        assert stream.read() == b"two"
+        over.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import select
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from peers import (
     Address,
     Peers,
     TLSInside,
+    client_context,
     connect_tls,
     echo,
     reset,
@@ -206,4 +208,13 @@ def test_asking_neither_waits_nor_asks_for_the_deadline(
     serve_tls: Callable[..., Address],
 ) -> None:
     with connect_tls(serve_tls()) as stream, httpx_net.timeout(0):
+        assert stream.get_extra_info("is_readable") is False
+
+
+def test_whether_an_SSLSocket_is_readable_is_told_without_waiting(serve_tls: Any) -> None:
+    sock = client_context().wrap_socket(
+        socket.create_connection(serve_tls(silent)), server_hostname="localhost"
+    )
+    with httpx_net.NetworkStream(sock) as stream:
+        select.select([sock], [], [], HANG)  # the tickets of TLS 1.3, which are no data
         assert stream.get_extra_info("is_readable") is False

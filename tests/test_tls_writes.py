@@ -263,3 +263,24 @@ def read_exactly(stream: httpx_net.NetworkStream, size: int) -> bytes:
     while len(data) < size:
         data += stream.read(size - len(data))
     return data
+
+
+def test_after_a_failed_write_on_TLS_the_next_one_says_why(serve_tls: Any) -> None:
+    def full(conn: ssl.SSLSocket) -> None:
+        over.wait(HANG)
+
+    over, much = threading.Event(), bytes(20_000_000)
+    with connect_tls(serve_tls(full, tickets=0)) as stream:
+        with pytest.raises(TimeoutError, match=r"after [1-9]"), httpx_net.timeout(0.2):
+            stream.write(much)
+        with pytest.raises(BrokenPipeError) as caught:
+            stream.write(b"x")
+        with (
+            pytest.raises(BrokenPipeError, match="stopped inside a record"),
+            httpx_net.timeout(1.0),
+        ):
+            stream.start_tls(client_context(), "localhost")
+        over.set()
+    assert str(caught.value).endswith(
+        " failed after 0 of 1 bytes: an earlier write stopped inside a record"
+    )

@@ -21,8 +21,10 @@ from peers import (
     connect_tls,
     reset,
     send_close_notify,
+    server_context,
     silent,
     wait_until,
+    wrap_server,
 )
 
 HIDES = ssl.OP_IGNORE_UNEXPECTED_EOF  # an option that is on by default in some releases
@@ -351,3 +353,66 @@ def test_only_one_thread_at_a_time_makes_a_connection_where_truncation_is_hidden
     first.join()
     assert seen == [0] * 4
     assert context.options & HIDES
+
+
+# ---- Corners
+
+
+class Odd(ssl.SSLSocket):
+    """An SSLSocket whose errors are not as OpenSSL's are."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        if self.server_hostname == "nobody":
+            raise ssl.SSLCertVerificationError("unknown authority")
+        super().do_handshake(block)
+
+    def read(self, *args: Any) -> Any:
+        raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "EOF occurred")  # and no reason
+
+
+@pytest.fixture
+def odd() -> ssl.SSLContext:
+    context = client_context()
+    context.sslsocket_class = Odd
+    return context
+
+
+def test_an_error_of_one_argument_is_told_by_that(serve: Any, odd: ssl.SSLContext) -> None:
+    with (
+        httpx_net.NetworkBackend().connect(*serve(silent)) as stream,
+        pytest.raises(ssl.SSLCertVerificationError) as caught,
+    ):
+        stream.start_tls(odd, "nobody")
+    assert str(caught.value).startswith("TLS handshake for 'nobody' with 127.0.0.1:")
+    assert str(caught.value).endswith(" failed: unknown authority")
+
+
+def test_an_end_on_a_connection_that_stands_is_no_reset(serve_tls: Any, odd: Any) -> None:
+    with (
+        connect_tls(serve_tls(silent), odd) as stream,
+        pytest.raises(ssl.SSLEOFError, match="the stream ended without close_notify"),
+    ):
+        stream.read()
+
+
+def test_a_cut_with_bytes_unread_is_no_end(serve_pair: Any) -> None:
+    def peer(conn: socket.socket) -> None:
+        tls = wrap_server(server_context("server"), conn)
+        received.wait(HANG)
+        tls.close()  # over unread bytes, which is a reset on a Unix socket, too
+
+    received = threading.Event()
+    with httpx_net.NetworkStream(serve_pair(peer)) as stream:
+        stream.start_tls(client_context(), hostname="localhost")
+        stream.write(b"x" * 20_000)
+        received.set()
+        with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+            stream.read()
+
+
+def test_a_truncation_is_said_again_with_its_reason(serve_tls: Any) -> None:
+    with connect_tls(serve_tls(lambda conn: None, tickets=0)) as stream:
+        for _ in range(3):
+            with pytest.raises(ssl.SSLEOFError) as caught:
+                stream.read()
+            assert caught.value.reason == "UNEXPECTED_EOF_WHILE_READING"
