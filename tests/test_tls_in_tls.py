@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import httpx_net
+from httpx_net._tls import TLSOverTLS
 from peers import (
     HANG,
     Address,
@@ -285,7 +286,8 @@ def test_what_was_looked_at_ahead_of_the_handshake_is_part_of_it(
         stream.read()
 
 
-def test_what_waits_between_the_layers_is_readable(peers: Peers) -> None:
+@pytest.mark.parametrize("layers", [2, 3])
+def test_what_waits_between_the_layers_is_readable(peers: Peers, layers: int) -> None:
     class Together:
         """Takes what is sent, to be sent as one record of the layer below."""
 
@@ -295,16 +297,29 @@ def test_what_waits_between_the_layers_is_readable(peers: Peers) -> None:
             self.data += data
 
     def peer(conn: Any) -> None:
-        outermost, conn.outer.outer = conn.outer.outer, (together := Together())
+        inside = conn if layers == 2 else conn.outer
+        outermost, inside.outer = inside.outer, (together := Together())
         conn.sendall(b"one")
         conn.sendall(b"two")
-        conn.outer.outer = outermost
+        inside.outer = outermost
         outermost.sendall(together.data)
         over.wait(HANG)
 
     over = threading.Event()
-    with connect_tls(peers.serve_tls_in_tls(peer, layers=3), layers=3) as stream:
+    with connect_tls(peers.serve_tls_in_tls(peer, layers=layers), layers=layers) as stream:
         assert stream.read() == b"one"
         assert stream.get_extra_info("is_readable")
         assert stream.read() == b"two"
         over.set()
+
+
+def test_a_handshake_that_can_t_go_out_waits_until_it_can() -> None:
+    class Full:
+        def send(self, data: bytes) -> int:
+            raise ssl.SSLWantWriteError
+
+        def recv(self, size: int) -> bytes:
+            raise ssl.SSLWantReadError
+
+    with pytest.raises(ssl.SSLWantWriteError):
+        TLSOverTLS(Full(), client_context(), "localhost").handshake()

@@ -218,3 +218,22 @@ def test_whether_an_SSLSocket_is_readable_is_told_without_waiting(serve_tls: Any
     with httpx_net.NetworkStream(sock) as stream:
         select.select([sock], [], [], HANG)  # the tickets of TLS 1.3, which are no data
         assert stream.get_extra_info("is_readable") is False
+
+
+def test_to_ask_at_the_end_does_not_make_the_next_read_wait(serve_tls: Any) -> None:
+    def peer(conn: ssl.SSLSocket) -> None:
+        waits.wait(HANG)
+        send_close_notify(conn)
+        over.wait(HANG)  # TCP stays open
+
+    waits, over = threading.Event(), threading.Event()
+    with connect_tls(serve_tls(peer, tickets=0)) as stream:
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.01):
+            stream.read()  # from here on a read begins by waiting
+        waits.set()
+        with httpx_net.timeout(HANG / 4):  # long before the peer gives up, which would end it, too
+            assert stream.read() == b""
+            assert stream.get_extra_info("is_readable")
+            assert stream.read() == b""
+            assert stream.read() == b""
+        over.set()
