@@ -10,7 +10,7 @@ the same thread, so that a resolver that hangs holds one per name, not one per a
 that has an answer stays for a second to look up the next name, because starting one costs more than
 most look-ups do.
 
-Nothing here takes a lock: the dict and the list are only changed by single, atomic operations.
+Nothing here takes a lock: dict, list and set are only changed by single, atomic operations.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Lookup:
         self.found: AddressInfo = []
         self.error: BaseException | None = _INTERRUPTED
         self._over = False
-        self._waiting: list[threading.Lock] = []  # one of each who waits, released to wake him
+        self._waiting: set[threading.Lock] = set()  # one of each who waits, released to wake him
 
     def run(self) -> None:
         self.begun = True
@@ -118,14 +118,20 @@ class _Lookup:
         """
         lock = threading.Lock()
         lock.acquire()
-        self._waiting.append(lock)
-        while not self._over and not lock.acquire(timeout=next_wait()):
-            pass
+        self._waiting.add(lock)
+        try:
+            while not self._over and not lock.acquire(timeout=next_wait()):
+                pass
+        finally:
+            self._waiting.discard(lock)  # a resolver that hangs may see many come and go
 
     def end(self) -> None:
         self._over = True  # first, for who begins to wait at this moment
-        while self._waiting:
-            self._waiting.pop().release()
+        try:
+            while True:  # each once, whoever gives up meanwhile
+                self._waiting.pop().release()
+        except KeyError:  # nobody is left
+            return
 
 
 class _Process:

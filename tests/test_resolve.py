@@ -178,6 +178,14 @@ def test_a_resolver_that_hangs_holds_a_thread_per_name_not_per_attempt(resolver,
     wait_until(lambda: sorted(resolver.asked) == ["one.example.com", "two.example.com"])
 
 
+def test_a_resolver_that_hangs_gathers_nothing_from_those_who_gave_up(resolver, alone) -> None:
+    resolver.hang()
+    for _ in range(3):
+        with pytest.raises(TimeoutError), httpx_net.timeout(0.01):
+            getaddrinfo(SLOW, 80)
+    assert not alone._running[SLOW]._waiting
+
+
 def test_an_answer_is_for_those_who_ask_meanwhile_and_kept_for_nobody(resolver) -> None:
     resolver.answers[SLOW] = LIVE
     resolve_in_time()
