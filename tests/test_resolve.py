@@ -363,6 +363,12 @@ def test_a_forked_child_waits_for_none_of_its_parents_threads() -> None:
 # ---- Corners
 
 
+@pytest.mark.parametrize("parent", [1, 2**31])
+def test_a_childs_number_may_be_lower_than_its_parents(alone, parent: int) -> None:
+    alone._pid = parent  # numbers begin again after the highest
+    assert _resolve._Process.current() is not alone
+
+
 def test_a_name_whose_last_label_begins_with_a_digit_is_looked_up(resolver: Resolver) -> None:
     resolver.answers["host.5g"] = ("127.0.0.1", 0)
     assert _resolve.getaddrinfo("host.5g", 80)[0][4] == ("127.0.0.1", 80)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import httpx_net
+from dialing import run_python
 from peers import (
     CERTIFICATES,
     HANG,
@@ -323,6 +324,12 @@ def test_threads_that_share_a_context_are_all_told_and_leave_it_as_it_was(
         thread.join()
     assert outcomes == ["truncation"] * 80
     assert context.options == before
+
+
+def test_an_openssl_that_does_not_know_the_option_is_not_asked_for_it() -> None:
+    script = "import ssl; del ssl.OP_IGNORE_UNEXPECTED_EOF"  # as with OpenSSL 1.1.1
+    script += "; from httpx_net import _tls; print(_tls._HIDES_TRUNCATION)"
+    assert run_python(script) == "0\n"
 
 
 def test_only_one_thread_at_a_time_makes_a_connection_where_truncation_is_hidden(
