@@ -7,6 +7,7 @@ import ssl
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -400,6 +401,19 @@ def test_an_end_on_a_connection_that_stands_is_no_reset(serve_tls: Any, odd: Any
         pytest.raises(ssl.SSLEOFError, match="the stream ended without close_notify"),
     ):
         stream.read()
+
+
+def test_an_end_on_a_connection_that_is_gone_is_a_reset(serve_tls: Any, odd: Any) -> None:
+    def gone() -> bool:
+        with suppress(OSError):
+            return not stream.get_extra_info("socket").getpeername()
+        return True
+
+    with connect_tls(serve_tls(reset), odd) as stream:
+        stream.write(b"?")
+        wait_until(gone)
+        with pytest.raises(ConnectionResetError, match="read from"):
+            stream.read()
 
 
 def test_a_cut_with_bytes_unread_is_no_end(serve_pair: Any) -> None:
