@@ -140,7 +140,7 @@ class _Process:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._running: dict[str, _Lookup] = {}
-        self._idle: list[SimpleQueue[_Lookup | None]] = []
+        self._idle: list[SimpleQueue[_Lookup]] = []
 
     @staticmethod
     def current() -> _Process:
@@ -169,15 +169,15 @@ class _Process:
             jobs.put(lookup)
         except IndexError:
             self._start_thread(lookup)
-        except BaseException:  # an interrupt: the thread waits for what we have not put in
+        except BaseException:  # an interrupt: the thread still waits, unless it was put in
             if jobs is not None:
-                jobs.put(None)
+                jobs.put(lookup)
             raise
 
     def _start_thread(self, lookup: _Lookup) -> None:
         import queue  # takes as long as half of this package, and few need it
 
-        jobs: SimpleQueue[_Lookup | None] = queue.SimpleQueue()
+        jobs: SimpleQueue[_Lookup] = queue.SimpleQueue()
         jobs.put(lookup)
         try:
             threading.Thread(target=self._work, args=(jobs, queue.Empty), daemon=True).start()
@@ -187,7 +187,7 @@ class _Process:
             lookup.run()
             self._end(lookup)
 
-    def _work(self, jobs: SimpleQueue[_Lookup | None], empty: type[Exception]) -> None:
+    def _work(self, jobs: SimpleQueue[_Lookup], empty: type[Exception]) -> None:
         """What a thread does: the look-up it was started for, and those that follow in time."""
         thread = threading.current_thread()
         while True:
@@ -199,9 +199,7 @@ class _Process:
                     return
                 except ValueError:  # somebody has just taken it, to put something in
                     lookup = jobs.get()
-            if lookup is None:  # nothing, from somebody who was interrupted: back on the list
-                if jobs not in self._idle:
-                    self._idle.append(jobs)
+            if lookup.begun:  # put in twice, by somebody who was interrupted
                 continue
             thread.name = f"httpx_net look-up of {lookup.name}"
             lookup.run()

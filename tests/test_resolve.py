@@ -416,16 +416,18 @@ def parked(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQ
 
 
 class InterruptedJobs:
-    """Jobs with an interrupt before, or after, a look-up is put in."""
+    """Jobs with one interrupt before, or after, a look-up is put in."""
 
     def __init__(self, jobs: queue.SimpleQueue[Any], after: bool) -> None:
         self._jobs = jobs
         self._after = after
+        self._interrupted = False
 
-    def put(self, lookup: _resolve._Lookup | None) -> None:
-        if lookup is None:
-            self._jobs.put(None)
+    def put(self, lookup: _resolve._Lookup) -> None:
+        if self._interrupted:
+            self._jobs.put(lookup)
             return
+        self._interrupted = True
         if self._after:
             self._jobs.put(lookup)
             wait_until(lambda: lookup.begun)
