@@ -144,7 +144,8 @@ class NetworkStream(NetworkStreamInterface):
             try:
                 data = source.recv(size)
             except _WOULD_BLOCK as want:
-                self._mode = _POLL
+                if self._mode == _TRY:  # SO_RCVTIMEO can bring a blocking one here
+                    self._mode = _POLL
                 self._wait(_wanted(want, READ))
                 data = self._retry(source.recv, READ, size)
             if self._mode == _POLL and len(data) >= _BULK and (tls or len(data) == size):

@@ -753,6 +753,24 @@ def test_the_first_operation_under_a_deadline_ends_that_for_good(
     assert sock.gettimeout() == 0.0
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there SO_RCVTIMEO is a number, not a timeval")
+def test_it_does_so_after_a_timeout_that_is_an_option_of_the_socket(pair: Any) -> None:
+    ours, theirs = pair
+    a_moment = struct.pack("@ll", 0, 1000)  # after which the kernel says EAGAIN
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, a_moment)
+
+    class Stream(NetworkStream):
+        def _wait(self, event: int) -> None:
+            theirs.send(b"x")
+            super()._wait(event)
+
+    with Stream(ours) as stream:
+        assert stream.read() == b"x"
+        with timeout(HANG):
+            stream.write(b"x")
+        assert ours.gettimeout() == 0.0
+
+
 def test_after_that_a_read_outside_every_block_still_waits(ends: Ends) -> None:
     stream, peer = ends
     with times_out(0.01):
