@@ -237,6 +237,7 @@ class NetworkStream(NetworkStreamInterface):
                 self._make_nonblocking()
             if not size:
                 self._check_open()
+                self._check_intact()
                 return
             if tls is None:
                 send, limit = self._sock.send, _WRITE_SIZE

@@ -69,7 +69,7 @@ def test_a_write_that_times_out_says_how_many_records_it_came(peers: Peers, laye
     assert peer.received == PAYLOAD[: len(peer.received)]
 
 
-@pytest.mark.parametrize("size", [1, 5, 100, RECORD - 1, RECORD, RECORD + 1, 100_000])
+@pytest.mark.parametrize("size", [0, 1, 5, 100, RECORD - 1, RECORD, RECORD + 1, 100_000])
 def test_nothing_follows_a_failed_write_and_the_text_says_why(
     peers: Peers, layers: int, size: int
 ) -> None:
