@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 
 from ._deadlines import remaining
@@ -45,14 +46,18 @@ def getaddrinfo(name: str, port: int) -> AddressInfo:
         socket.gaierror: the name does not resolve; the text has the name.
     """
     try:
+        bounded = remaining() is not None
         found = _numeric(name, port)
         if not found:
-            found = _ask(name, port) if remaining() is None else _ask_in_time(name, port)
+            # In the teardown of the interpreter daemon threads stand still for good.
+            in_time = bounded and not sys.is_finalizing()
+            found = _ask_in_time(name, port) if in_time else _ask(name, port)
         return found
-    except TimeoutError as exc:
-        raise TimeoutError(f"look-up of {name!r} timed out: {exc}") from None
     except OSError as exc:  # a gaierror, nearly always
-        raise type(exc)(exc.errno, f"look-up of {name!r} failed: {exc.strerror}") from None
+        if isinstance(exc, TimeoutError) and exc.errno is None:  # or else the kernel's ETIMEDOUT
+            raise TimeoutError(f"look-up of {name!r} timed out: {exc}") from None
+        text = f"look-up of {name!r} failed: {exc.strerror or exc}"
+        raise type(exc)(exc.errno, text) from None
 
 
 def _numeric(name: str, port: int) -> AddressInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import socket
@@ -162,9 +163,10 @@ def test_the_deadline_bounds_a_look_up(resolver: Resolver) -> None:
     assert 0.1 <= time.monotonic() - start < 2.0
 
 
-def test_under_a_passed_deadline_nobody_asks(resolver: Resolver) -> None:
+@pytest.mark.parametrize("name", [SLOW, "127.0.0.1"])
+def test_under_a_passed_deadline_nobody_asks(resolver: Resolver, name: str) -> None:
     with pytest.raises(TimeoutError), httpx_net.timeout(0):
-        getaddrinfo(SLOW, 80)
+        getaddrinfo(name, 80)
     assert not resolver.asked
 
 
@@ -258,6 +260,21 @@ def test_other_errors_of_the_resolver_reach_the_caller(resolver: Resolver) -> No
         getaddrinfo(SLOW, 80)
 
 
+@pytest.mark.usefixtures("bound")
+def test_the_kernels_own_ETIMEDOUT_keeps_its_errno(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = OSError(errno.ETIMEDOUT, "Connection timed out")
+    with pytest.raises(TimeoutError, match="failed: Connection timed out") as caught:
+        getaddrinfo(SLOW, 80)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+@pytest.mark.usefixtures("bound")
+def test_an_error_without_a_number_keeps_its_text(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = OSError("no resolver here")
+    with pytest.raises(OSError, match=r"look-up of 'slow.*' failed: no resolver here"):
+        getaddrinfo(SLOW, 80)
+
+
 # ---- Wherever Python still runs
 
 
@@ -315,6 +332,31 @@ if "earlier, too" in sys.argv:
 @pytest.mark.parametrize("when", ["at exit", "earlier, too"])
 def test_names_resolve_at_exit(when: str) -> None:
     assert set(run_python(AT_EXIT, when).split()) == {"True"}
+
+
+IN_THE_TEARDOWN = """
+import os, socket, sys
+import httpx_net
+
+class Last:
+    backend, deadline, write = httpx_net.NetworkBackend(), httpx_net.timeout, os.write
+
+    def __del__(self):
+        with self.deadline(60.0):
+            self.write(1, b"%r " % bool(self.backend.getaddrinfo("localhost", 80)))
+
+last = Last()
+if "earlier, too" in sys.argv:
+    with httpx_net.timeout(60):
+        print(bool(httpx_net.NetworkBackend().getaddrinfo("localhost", 80)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["at exit", "earlier, too"])
+def test_names_resolve_in_the_teardown_of_the_interpreter(when: str) -> None:
+    start = time.monotonic()
+    assert set(run_python(IN_THE_TEARDOWN, when).split()) == {"True"}
+    assert time.monotonic() - start < 30
 
 
 HANGING = """
