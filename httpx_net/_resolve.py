@@ -25,7 +25,6 @@ from ._wait import next_wait
 
 TYPE_CHECKING = False  # importing typing would take as long as all of this package
 if TYPE_CHECKING:
-    from queue import SimpleQueue
     from typing import Any
 else:
     Any = object  # for who evaluates annotations
@@ -87,8 +86,9 @@ def _ask(name: str, port: int, flags: int = 0) -> AddressInfo:
 def _ask_in_time(name: str, port: int) -> AddressInfo:
     lookup = _Process.current().look_up(name)
     lookup.wait()
-    if lookup.error is not None:  # one for each caller: raising writes into an exception
-        raise type(lookup.error)(*lookup.error.args)
+    error = lookup.error
+    if error is not None:  # one for each caller: raising writes into an exception
+        raise type(error)(*error.args)
     # Other callers may have asked for other ports.
     return [(*info, (address[0], port, *address[2:])) for *info, address in lookup.found]
 
@@ -101,18 +101,17 @@ class _Lookup:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.begun = False
+        self.begun = False  # by a thread of its own, which ends it
         self.found: AddressInfo = []
-        self.error: BaseException | None = _INTERRUPTED
+        self.error: Exception | None = _INTERRUPTED
         self._over = False
         self._waiting: set[threading.Lock] = set()  # one of each who waits, released to wake him
 
     def run(self) -> None:
-        self.begun = True
         try:
             self.found = _ask(self.name, 0)
             self.error = None
-        except BaseException as exc:
+        except Exception as exc:
             self.error = exc.with_traceback(None)
 
     def wait(self) -> None:
@@ -144,8 +143,8 @@ class _Process:
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._running: dict[str, _Lookup] = {}
-        self._idle: list[SimpleQueue[_Lookup]] = []
+        self.running: dict[str, _Lookup] = {}
+        self.idle: list[_Thread] = []
 
     @staticmethod
     def current() -> _Process:
@@ -158,64 +157,83 @@ class _Process:
         """Begin to look up *name*, or join those who wait for it already."""
         lookup = _Lookup(name)
         try:
-            running = self._running.setdefault(name, lookup)
+            running = self.running.setdefault(name, lookup)
             if running is lookup:
                 self._begin(lookup)
             return running
-        except BaseException:  # an interrupt: let nobody wait for what was never begun
+        except BaseException:  # an interrupt: let nobody wait for what no thread has begun
             if not lookup.begun:
-                self._end(lookup)
+                self.end(lookup)
             raise
 
     def _begin(self, lookup: _Lookup) -> None:
-        jobs = None
         try:
-            jobs = self._idle.pop()
-            jobs.put(lookup)
+            begun = self.idle.pop().take(lookup)
         except IndexError:
+            begun = False
+        if not begun:
             self._start_thread(lookup)
-        except BaseException:  # an interrupt: the thread still waits, unless it was put in
-            if jobs is not None:
-                jobs.put(lookup)
-            raise
 
     def _start_thread(self, lookup: _Lookup) -> None:
-        import queue  # takes as long as half of this package, and few need it
-
-        jobs: SimpleQueue[_Lookup] = queue.SimpleQueue()
-        jobs.put(lookup)
         try:
-            threading.Thread(target=self._work, args=(jobs, queue.Empty), daemon=True).start()
+            _Thread(self, lookup).start()
         except RuntimeError:
-            # No thread to be had: the interpreter is shutting down, or the system is out of
-            # them. A look-up that may be late is better than none.
+            # No thread to be had: the program is ending, or the system is out of them. A look-up
+            # that may be late is better than none.
             lookup.run()
-            self._end(lookup)
+            self.end(lookup)
 
-    def _work(self, jobs: SimpleQueue[_Lookup], empty: type[Exception]) -> None:
-        """What a thread does: the look-up it was started for, and those that follow in time."""
-        thread = threading.current_thread()
-        while True:
-            try:
-                lookup = jobs.get(timeout=_IDLE)
-            except empty:
-                try:
-                    self._idle.remove(jobs)
-                    return
-                except ValueError:  # somebody has just taken it, to put something in
-                    lookup = jobs.get()
-            if lookup.begun:  # put in twice, by somebody who was interrupted
-                continue
-            thread.name = f"httpx_net look-up of {lookup.name}"
-            lookup.run()
-            thread.name = "httpx_net look-up (idle)"
-            self._idle.append(jobs)
-            self._end(lookup)
-
-    def _end(self, lookup: _Lookup) -> None:
-        if self._running.get(lookup.name) is lookup:
-            self._running.pop(lookup.name, None)
+    def end(self, lookup: _Lookup) -> None:
+        if self.running.get(lookup.name) is lookup:
+            self.running.pop(lookup.name, None)
         lookup.end()
+
+
+class _Thread(threading.Thread):
+    """Looks up one name after another, and ends when it has had none for a second."""
+
+    def __init__(self, process: _Process, lookup: _Lookup) -> None:
+        super().__init__(daemon=True)
+        self._process = process
+        self._lookup = lookup
+        self._work = threading.Lock()  # free while there is a look-up to begin
+        self._work.acquire()
+        self._left = False
+
+    def take(self, lookup: _Lookup) -> bool:
+        """Look that up next, for who has taken this thread off the list of the idle.
+
+        False if it has just left: nobody knows how long ago that was. Of the two who then reach
+        for the lock, one gets it.
+        """
+        self._lookup = lookup
+        self._work.release()
+        return not self._left or not self._work.acquire(blocking=False)
+
+    def run(self) -> None:
+        while True:
+            self._look_up(self._lookup)
+            if not self._work.acquire(timeout=_IDLE) and self._leave():
+                return
+
+    def _look_up(self, lookup: _Lookup) -> None:
+        lookup.begun = True
+        try:
+            self.name = f"httpx_net look-up of {lookup.name}"
+            lookup.run()
+            self.name = "httpx_net look-up (idle)"
+            self._process.idle.append(self)
+        finally:
+            self._process.end(lookup)
+
+    def _leave(self) -> bool:
+        try:
+            self._process.idle.remove(self)
+        except ValueError:
+            pass  # somebody has just taken it, and may have been interrupted
+        self._left = True
+        self._left = not self._work.acquire(blocking=False)
+        return self._left
 
 
 _process = _Process()

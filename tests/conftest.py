@@ -71,7 +71,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     yield resolver
     resolver.answer()
     # A look-up that is not quite over would be shared with the next test that asks for the name.
-    running = _resolve._Process.current()._running
+    running = _resolve._Process.current().running
     wait_until(lambda: not running)
 
 

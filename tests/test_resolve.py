@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import queue
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -127,21 +125,55 @@ def test_a_parked_thread_ends_after_an_idle_second(resolver: Resolver) -> None:
 
 def test_a_thread_that_is_taken_just_as_it_leaves_stays(resolver, alone, monkeypatch) -> None:
     class Taken(list):
-        def remove(self, jobs) -> None:
-            taken.append(self.pop())  # what another thread does to have a look-up done
-            self.remove = super().remove
-            self.remove(jobs)
+        def remove(self, thread) -> None:
+            monkeypatch.setattr(alone, "idle", [])
+            taken.append(self.pop().take(another))  # what another thread does to look up a name
+            super().remove(thread)
 
-    taken: list[SimpleQueue[object]] = []
+    another = _resolve._Lookup(SLOW)
+    taken: list[bool] = []
     monkeypatch.setattr(_resolve, "_IDLE", 0.001)
-    alone._idle = Taken()
+    alone.idle = Taken()
     resolver.answers[SLOW] = LIVE
     resolve_in_time()
-    wait_until(lambda: taken)
-    taken[0].put(another := _resolve._Lookup(SLOW))
     with httpx_net.timeout(HANG):
         another.wait()
+    assert taken == [True]
     wait_until(lambda: not resolver.threads[0].is_alive())  # after an idle moment, again
+    assert resolver.threads[0] is resolver.threads[1]
+
+
+def test_a_thread_that_is_taken_when_it_has_left_is_replaced(resolver, alone, monkeypatch) -> None:
+    monkeypatch.setattr(_resolve, "_IDLE", 0.001)
+    resolver.answers[SLOW] = LIVE
+    resolve_in_time()
+    resolver.threads[0].join(HANG)
+    assert alone.idle == []
+    alone.idle.append(resolver.threads[0])
+    assert resolve_in_time()
+    assert len(set(resolver.threads)) == 2
+
+
+@pytest.mark.parametrize("first", ["who leaves", "who takes"])
+def test_where_one_takes_a_thread_that_leaves_one_of_both_gives_way(alone, first: str) -> None:
+    class Raced:
+        def __init__(self, lock: Any) -> None:
+            self.lock, self.acquire = lock, lock.acquire
+
+        def release(self) -> None:
+            self.lock.release()
+            if first == "who leaves":
+                left.append(thread._leave())
+
+    left: list[bool] = []
+    thread = _resolve._Thread(alone, _resolve._Lookup("earlier.example.com"))
+    thread._work = Raced(thread._work)
+    if first == "who takes":
+        thread._left = True
+    taken = thread.take(_resolve._Lookup(SLOW))
+    if first == "who takes":
+        left.append(thread._leave())
+    assert [taken] != left
 
 
 def test_no_look_up_is_lost_where_threads_come_and_go(resolver, monkeypatch) -> None:
@@ -185,7 +217,7 @@ def test_a_resolver_that_hangs_gathers_nothing_from_those_who_gave_up(resolver, 
     for _ in range(3):
         with pytest.raises(TimeoutError), httpx_net.timeout(0.01):
             getaddrinfo(SLOW, 80)
-    assert not alone._running[SLOW]._waiting
+    assert not alone.running[SLOW]._waiting
 
 
 def test_an_answer_is_for_those_who_ask_meanwhile_and_kept_for_nobody(resolver) -> None:
@@ -309,10 +341,10 @@ def test_without_a_thread_to_be_had_the_callers_asks(resolver, alone, monkeypatc
 
 
 def raising(exc: BaseException | type[BaseException]) -> Callable[..., None]:
-    def start(self: threading.Thread) -> None:
+    def raise_it(*args: object) -> None:
         raise exc
 
-    return start
+    return raise_it
 
 
 AT_EXIT = """
@@ -448,47 +480,39 @@ def test_a_name_that_begins_with_a_digit_is_no_number_to_ask_for(asked: list[byt
 
 
 @pytest.fixture
-def parked(resolver: Resolver, monkeypatch: pytest.MonkeyPatch) -> queue.SimpleQueue[Any]:
-    """The jobs of the one thread that waits for more, as in a new process after one look-up."""
-    monkeypatch.setattr(_resolve, "_process", process := _resolve._Process())
+def parked(resolver: Resolver, alone: _resolve._Process) -> _resolve._Thread:
+    """The one thread that waits for more, as in a new process after one look-up."""
     resolver.answers[SLOW] = ("127.0.0.1", 0)
     resolve_in_time()
-    wait_until(lambda: process._idle)
-    return process._idle[0]
+    wait_until(lambda: alone.idle)
+    return alone.idle[0]
 
 
-class InterruptedJobs:
-    """Jobs with one interrupt before, or after, a look-up is put in."""
+class Interrupted:
+    """A thread, with an interrupt before, or after, it is given a look-up."""
 
-    def __init__(self, jobs: queue.SimpleQueue[Any], after: bool) -> None:
-        self._jobs = jobs
+    def __init__(self, thread: _resolve._Thread, after: bool) -> None:
+        self._thread = thread
         self._after = after
-        self._interrupted = False
 
-    def put(self, lookup: _resolve._Lookup) -> None:
-        if self._interrupted:
-            self._jobs.put(lookup)
-            return
-        self._interrupted = True
+    def take(self, lookup: _resolve._Lookup) -> bool:
         if self._after:
-            self._jobs.put(lookup)
+            self._thread.take(lookup)
             wait_until(lambda: lookup.begun)
         raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_an_interrupt_while_it_is_given_work_costs_no_parked_thread(
-    resolver: Resolver, parked: Any, after: bool
+def test_an_interrupt_while_it_is_given_work_strands_no_parked_thread(
+    alone: Any, parked: _resolve._Thread, after: bool
 ) -> None:
-    process = _resolve._process
-    process._idle[:] = [InterruptedJobs(parked, after)]  # type: ignore[list-item]
+    alone.idle[:] = [Interrupted(parked, after)]
     with pytest.raises(KeyboardInterrupt):
         resolve_in_time()
-    wait_until(lambda: process._idle and parked.empty())
-    assert process._idle == [parked]
-    assert process._running == {}
-    resolve_in_time()
-    assert len({*resolver.threads}) == 1
+    wait_until(lambda: not alone.running)
+    assert resolve_in_time()
+    parked.join(HANG)
+    assert not parked.is_alive()
 
 
 @pytest.mark.usefixtures("parked")
@@ -505,30 +529,33 @@ def test_an_interrupt_while_a_thread_is_looked_for_is_waited_for_by_nobody(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as interrupted, pytest.raises(KeyboardInterrupt):
-        interrupted.setattr(_resolve._process, "_idle", Interrupted())
+        interrupted.setattr(_resolve._process, "idle", Interrupted())
         resolve_in_time()
-    assert _resolve._process._running == {}
+    assert _resolve._process.running == {}
     resolve_in_time()
 
 
-@pytest.mark.usefixtures("parked")
+@pytest.mark.parametrize("interrupted", ["before it has a thread", "in its caller's thread"])
 def test_who_waits_for_a_look_up_that_is_interrupted_is_told(
-    monkeypatch: pytest.MonkeyPatch,
+    resolver, alone, monkeypatch, interrupted: str
 ) -> None:
     def other() -> None:
         waiting.append(threading.get_ident())
         resolve_in_time()
 
-    class Interrupted(list[Any]):
-        def pop(self, *args: Any) -> Any:
-            others.append(pool.submit(other))
-            wait_until(lambda: waiting and waits_for_a_look_up(waiting[0]))
-            raise KeyboardInterrupt
+    def interrupt(*args: object, **options: object) -> None:
+        others.append(pool.submit(other))
+        wait_until(lambda: waiting and waits_for_a_look_up(waiting[0]))
+        raise KeyboardInterrupt
 
     others: list[Future[None]] = []
     waiting: list[int] = []
-    with monkeypatch.context() as interrupted, ThreadPoolExecutor(1) as pool:
-        interrupted.setattr(_resolve._process, "_idle", Interrupted())
+    if interrupted == "before it has a thread":
+        monkeypatch.setattr(_resolve._Thread, "start", interrupt)
+    else:
+        monkeypatch.setattr(_resolve._Thread, "start", raising(RuntimeError("no threads")))
+        monkeypatch.setattr(socket, "getaddrinfo", interrupt)
+    with ThreadPoolExecutor(1) as pool:
         with pytest.raises(KeyboardInterrupt):
             resolve_in_time()
         with pytest.raises(socket.gaierror) as caught:
@@ -537,3 +564,16 @@ def test_who_waits_for_a_look_up_that_is_interrupted_is_told(
         socket.EAI_AGAIN,
         f"look-up of {SLOW!r} failed: the look-up was interrupted",
     )
+    assert alone.running == {}
+
+
+def test_a_thread_that_dies_takes_no_name_with_it(resolver, alone, monkeypatch) -> None:
+    resolver.answers[SLOW] = LIVE
+    dead: list[type] = []
+    with monkeypatch.context() as short, pytest.raises(socket.gaierror, match="interrupted"):
+        short.setattr(threading, "excepthook", lambda hook: dead.append(hook.exc_type))
+        short.setattr(_resolve._Thread, "name", property(fset=raising(MemoryError())))
+        resolve_in_time()
+    wait_until(lambda: dead)
+    assert dead == [MemoryError]
+    assert resolve_in_time()
