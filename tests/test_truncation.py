@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
@@ -393,6 +394,24 @@ def test_an_error_of_one_argument_is_told_by_that(serve: Any, odd: ssl.SSLContex
         stream.start_tls(odd, "nobody")
     assert str(caught.value).startswith("TLS handshake for 'nobody' with 127.0.0.1:")
     assert str(caught.value).endswith(" failed: unknown authority")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(OSError(), " failed: "), (OSError(errno.EIO, ""), " failed: [Errno 5] ")]
+)
+def test_an_error_without_a_text_is_told_by_what_it_has(
+    serve_tls: Any, odd: Any, monkeypatch: Any, error: OSError, told: str
+) -> None:
+    def read(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Odd, "read", read)
+    with (
+        connect_tls(serve_tls(silent), odd) as stream,
+        pytest.raises(OSError, match="read from") as caught,
+    ):
+        stream.read()
+    assert str(caught.value).endswith(told)
 
 
 def test_an_end_on_a_connection_that_stands_is_no_reset(serve_tls: Any, odd: Any) -> None:
