@@ -291,6 +291,19 @@ def test_connections_come_from_the_local_port(peers: Peers) -> None:
             assert stream.get_extra_info("client_addr") == mine
 
 
+@pytest.mark.skipif("sys.platform != 'linux'", reason="127.0.0.2 is an address on Linux only")
+def test_connections_come_from_the_port_that_they_go_to(peers: Peers) -> None:
+    reuse = (socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as reserved:
+        reserved.setsockopt(*reuse)
+        reserved.bind(("127.0.0.2", 0))
+        mine = reserved.getsockname()
+        with socket.create_server(("127.0.0.3", mine[1])) as theirs:
+            backend = httpx_net.NetworkBackend(local_address=mine, socket_options=[reuse])
+            with backend.connect(*theirs.getsockname()) as stream:
+                assert stream.get_extra_info("client_addr") == mine
+
+
 def test_connections_come_from_an_ipv6_address(peers: Peers) -> None:
     backend = httpx_net.NetworkBackend(local_address="::1")
     with backend.connect(*peers.serve(silent, family=socket.AF_INET6)) as stream:
@@ -576,7 +589,9 @@ def test_flow_and_scope_of_an_address_are_kept(sockaddr: Any, taken: Any) -> Non
     assert _backend._tcp_address(*IPV6, sockaddr) == (socket.AF_INET6, taken)
 
 
-@pytest.mark.parametrize("flow_and_scope", [(2**20, 0), (-1, 0), (0, 2**32), (0, -1)])
+@pytest.mark.parametrize(
+    "flow_and_scope", [(2**20, 0), (2**32, 0), (-1, 0), (0, 2**32), (0, 2**64), (0, -1)]
+)
 def test_a_flow_or_a_scope_out_of_range_is_refused(flow_and_scope: tuple[int, int]) -> None:
     with pytest.raises(TypeError, match="flow or scope is out of range"):
         Listed([("::1", 80, *flow_and_scope)]).connect("www.example.com", 80)
@@ -584,6 +599,11 @@ def test_a_flow_or_a_scope_out_of_range_is_refused(flow_and_scope: tuple[int, in
 
 def test_an_address_that_is_no_text_is_passed_over() -> None:
     assert _backend._tcp_address(*IPV6, (1, 80, 0, 9)) is None
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNSPEC, 127])
+def test_a_family_other_than_ip_is_passed_over(family: int) -> None:
+    assert _backend._tcp_address(family, socket.SOCK_STREAM, 0, "", ("an", "address")) is None
 
 
 OPTION = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -632,6 +652,10 @@ def wrong(**options: Any) -> dict[str, Any]:
             "level and name of a socket option must be ints: ('1', 2, 3)",
         ),
         (
+            wrong(socket_options=[(1, "2", 3)]),
+            "level and name of a socket option must be ints: (1, '2', 3)",
+        ),
+        (
             wrong(socket_options=[(1, 2, 2**31)]),
             "a socket option has no number beyond 32 bits: (1, 2, 2147483648)",
         ),
@@ -647,8 +671,9 @@ def test_an_option_that_can_t_be_is_told(options: dict[str, Any], text: str) -> 
     assert str(caught.value) == text
 
 
-def test_the_least_number_that_a_socket_option_can_have_is_taken() -> None:
-    assert httpx_net.NetworkBackend(socket_options=[(*OPTION, -(2**31))])
+@pytest.mark.parametrize("number", [-(2**31), 2**31 - 1])
+def test_numbers_of_32_bits_are_taken_for_a_socket_option(number: int) -> None:
+    assert httpx_net.NetworkBackend(socket_options=[(*OPTION, number)])
 
 
 def test_the_delay_is_what_the_RFC_recommends() -> None:

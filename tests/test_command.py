@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ def test_the_bytes_of_a_file_are_sent_exactly(serve: Any, tmp_path: Path) -> Non
     done = run_command("--send", str(tmp_path / "request"), url(serve(peer)))
     assert b"<<< thanks\n" in done.stdout
     assert received == sent
+
+
+def test_a_file_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("+", "--"):
+        Path(name).write_bytes(name.encode())
+        assert command_line._contents(name) == name.encode()
 
 
 def test_standard_input_is_sent_exactly(serve: Any) -> None:
@@ -394,6 +402,7 @@ def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
     [
         ("http://www.example.com", 80, "www.example.com"),
         ("https://www.example.com", 443, "www.example.com"),
+        ("https://www.example.com:443", 443, "www.example.com"),
         ("https://www.example.com:80", 80, "www.example.com:80"),
         ("http://[::1]:443/", 443, "[::1]:443"),
         ("http://[fe80::1%eth0]/", 80, "[fe80::1]"),
@@ -457,6 +466,15 @@ def test_it_counts_what_it_gets(serve: Any, capsysbinary: Any, size: int) -> Non
     ip, port = serve(answer)
     assert command_line.main([f"http://{ip}:{port}/"]) == 0
     assert b" s: the end, after %d bytes\n" % size in capsysbinary.readouterr().out
+
+
+def test_it_tells_how_long_each_step_took(serve: Any, capsysbinary: Any) -> None:
+    start = time.monotonic()
+    assert command_line.main([url(serve(answering()))]) == 0
+    took = time.monotonic() - start
+    told = re.findall(rb"^\*\*\* (\d+\.\d{3}) s: ", capsysbinary.readouterr().out, re.MULTILINE)
+    first, last = map(float, told)
+    assert first <= last <= took + 0.0005
 
 
 def test_it_asks_for_HTTP_by_its_name_in_ALPN(serve_tls: Any) -> None:

@@ -56,7 +56,9 @@ def play(
             name, duration, wins = row
             starts[name] = now
             heapq.heappush(ends, (now + duration, name, wins))
-        then = now + schedule.wait(now)
+        wait = schedule.wait(now)
+        assert wait >= 0
+        then = now + wait
         assert ends or then < math.inf, "the race is not lost, but there is nothing to wait for"
         if ends and ends[0][0] <= then:
             now, name, wins = heapq.heappop(ends)
