@@ -10,7 +10,8 @@ the same thread, so that a resolver that hangs holds one per name, not one per a
 that has an answer stays for a second to look up the next name, because starting one costs more than
 most look-ups do.
 
-Nothing here takes a lock: dict, list and set are only changed by single, atomic operations.
+No lock guards anything here: dict, list and set are only changed by single, atomic operations. The
+locks that there are wake who waits for them.
 """
 
 from __future__ import annotations
