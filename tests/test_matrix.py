@@ -114,11 +114,12 @@ class Relay:
             while True:
                 if not select.select([source], [], [], PAUSE)[0]:
                     continue
+                there = len(source.recv(65_536, socket.MSG_PEEK))
                 # Looked at after the bytes have come: these came after spoil(), if that was called.
                 vicious = self._spoiled.is_set() and not self._released.is_set()
                 size = pace(passed) if vicious else 65_536
                 if size:
-                    data = source.recv(size)
+                    data = source.recv(min(size, there) or 1)  # none but these
                     if not data:
                         break
                     sink.sendall(data)
