@@ -1375,6 +1375,19 @@ def both_addresses(stream: NetworkStream) -> tuple[Any, Any]:
     return stream.get_extra_info("client_addr"), stream.get_extra_info("server_addr")
 
 
+def test_whoever_asks_whether_it_is_readable_does_not_wait(
+    plain: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(fds: Any, event: int, seconds: float) -> list[int]:
+        waited.append(seconds)
+        return _wait.wait(fds, event, seconds)
+
+    waited: list[float] = []
+    monkeypatch.setattr(_stream, "wait", wait)
+    assert plain[0].get_extra_info("is_readable") is False
+    assert waited == [0.0]
+
+
 def test_it_is_readable_when_a_read_would_return_at_once(plain: Ends) -> None:
     stream, peer = plain
     assert stream.get_extra_info("is_readable") is False
