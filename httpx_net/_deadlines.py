@@ -79,10 +79,10 @@ def time_left(blocks: list[timeout]) -> float | None:
     if nearest is None:
         return None
     left = nearest._expiry - _clock()
-    if 0.0 < left < _NEVER:
-        return left
     if left <= 0.0:
         raise TimeoutError(f"{nearest!r} expired")
+    if left < _NEVER:
+        return left
     return None if _nearest() is None else time_left(blocks)  # lifted since it was remembered
 
 

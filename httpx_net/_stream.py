@@ -287,8 +287,7 @@ class NetworkStream(NetworkStreamInterface):
             self._check_open()
             self._check_intact()
             self._client_addr = self.get_extra_info("client_addr")  # wrap_socket takes the socket
-            if self._mode == _BLOCKING:
-                self._make_nonblocking()
+            self._make_nonblocking()
             if self._tls is None:
                 self._sock = wrap_socket(self._sock, context, name)
                 self._tls = TLSOverSocket(self._sock)
