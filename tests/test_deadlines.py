@@ -225,6 +225,13 @@ def test_any_real_number_will_do_and_is_not_clamped(clock: Clock, seconds: float
     assert type(left) is float
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 3.0, math.inf])
+def test_a_float_is_checked_without_a_call(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.delattr(_deadlines, "_real")
+    with timeout(seconds):
+        pass
+
+
 @pytest.mark.parametrize("seconds", [10**400, Fraction(10**400, 3), sys.float_info.max])
 def test_a_duration_beyond_all_floats_is_a_long_one(clock: Clock, seconds: float) -> None:
     with timeout(seconds):

@@ -423,6 +423,11 @@ def test_an_interrupt_at_any_line_leaves_nothing_open(peers: Peers, delay) -> No
     assert 50 < line < 1000
 
 
+def test_one_address_is_raced_with_nobody(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(_race, "interleaved")
+    httpx_net.NetworkBackend().connect(*serve(silent)).close()
+
+
 def test_a_connection_to_itself_is_refused(peers: Peers, bound) -> None:
     sock = peers.bound()  # connecting to its own port needs no luck if it has that port already
     itself = _race.Address(socket.AF_INET, sock.getsockname())

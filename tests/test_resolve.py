@@ -154,26 +154,52 @@ def test_a_thread_that_is_taken_when_it_has_left_is_replaced(resolver, alone, mo
     assert len(set(resolver.threads)) == 2
 
 
-@pytest.mark.parametrize("first", ["who leaves", "who takes"])
-def test_where_one_takes_a_thread_that_leaves_one_of_both_gives_way(alone, first: str) -> None:
-    class Raced:
-        def __init__(self, lock: Any) -> None:
-            self.lock, self.acquire = lock, lock.acquire
+class Raced:
+    """A lock that one of two reaches for, and *meanwhile* the other."""
 
-        def release(self) -> None:
-            self.lock.release()
-            if first == "who leaves":
-                left.append(thread._leave())
+    def __init__(self, lock: Any, **meanwhile: Callable[[], object]) -> None:
+        self._lock = lock
+        self._meanwhile = meanwhile
 
+    def __call__(self, call: str, *args: Any, **options: Any) -> Any:
+        result = getattr(self._lock, call)(*args, **options)
+        self._meanwhile.pop(call, lambda: None)()
+        return result
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        assert not blocking, "here nobody waits"
+        return bool(self("acquire", blocking))
+
+    def release(self) -> None:
+        self("release")
+
+
+@pytest.mark.parametrize("moment", ["before", "as it is taken", "as it leaves", "after"])
+def test_a_thread_is_either_taken_or_leaves(alone: _resolve._Process, moment: str) -> None:
+    def take() -> None:
+        taken.append(thread.take(_resolve._Lookup(SLOW)))
+
+    def leave() -> None:
+        left.append(thread._leave())
+
+    taken: list[bool] = []
     left: list[bool] = []
     thread = _resolve._Thread(alone, _resolve._Lookup("earlier.example.com"))
-    thread._work = Raced(thread._work)
-    if first == "who takes":
-        thread._left = True
-    taken = thread.take(_resolve._Lookup(SLOW))
-    if first == "who takes":
-        left.append(thread._leave())
-    assert [taken] != left
+    if moment == "as it is taken":
+        thread._work = Raced(thread._work, release=leave)  # type: ignore[assignment]
+    if moment == "as it leaves":
+        thread._work = Raced(thread._work, acquire=take)  # type: ignore[assignment]
+    for act in (take, leave) if moment in ("before", "as it is taken") else (leave, take):
+        if not (taken if act is take else left):
+            act()
+    assert taken != left
+
+
+def test_who_takes_a_thread_leaves_it_what_it_has_reached_for_itself(alone: Any) -> None:
+    thread = _resolve._Thread(alone, _resolve._Lookup("earlier.example.com"))
+    thread._left = True  # as far as it got, when
+    thread._work = Raced(thread._work, release=thread._work.acquire)  # type: ignore[assignment]
+    assert thread.take(_resolve._Lookup(SLOW))
 
 
 def test_no_look_up_is_lost_where_threads_come_and_go(resolver, monkeypatch) -> None:

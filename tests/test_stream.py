@@ -29,6 +29,7 @@ import pytest
 import httpx_net
 from dialing import run_python
 from httpx_net import NetworkStream, _stream, _wait, timeout
+from httpx_net._tls import RECORD_SIZE
 from peers import (
     HANG,
     Address,
@@ -928,6 +929,29 @@ def without_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(select, "poll", raising=False)
 
 
+WITHOUT_POLL = """
+import select, socket
+for name in [name for name in vars(select) if "poll" in name.lower()]:
+    delattr(select, name)
+import httpx_net
+from httpx_net import _wait
+
+ours, theirs = socket.socketpair()
+with theirs, httpx_net.NetworkStream(ours) as stream:
+    try:
+        with httpx_net.timeout(0.01):
+            stream.read()
+    except TimeoutError:
+        theirs.send(b"x")
+    with httpx_net.timeout(60):
+        print(stream.read(), _wait.READ, _wait.WRITE)
+"""
+
+
+def test_a_system_that_never_had_poll_knows_its_events() -> None:
+    assert run_python(WITHOUT_POLL) == "b'x' 1 4\n"  # POLLIN and POLLOUT, as everywhere
+
+
 @pytest.mark.usefixtures("without_poll")
 def test_without_poll_a_read_waits_and_times_out(ends: Ends) -> None:
     stream, peer = ends
@@ -1373,6 +1397,30 @@ def test_the_addresses_are_there_after_close_and_after_a_reset(peers: Peers) -> 
 
 def both_addresses(stream: NetworkStream) -> tuple[Any, Any]:
     return stream.get_extra_info("client_addr"), stream.get_extra_info("server_addr")
+
+
+def refused(*args: object) -> None:
+    raise AssertionError("this is the long way")
+
+
+@pytest.mark.parametrize("max_bytes", [1, 65_536, MIB])
+def test_a_usual_max_bytes_is_checked_without_a_call(
+    plain: Ends, monkeypatch: pytest.MonkeyPatch, max_bytes: int
+) -> None:
+    stream, peer = plain
+    monkeypatch.setattr(_stream, "_check_max_bytes", refused)
+    peer.sendall(b"x")
+    assert stream.read(max_bytes) == b"x"
+
+
+@pytest.mark.parametrize("size", [1, 4096, RECORD_SIZE])
+def test_what_goes_at_once_is_sent_as_it_is(
+    serve_tls: Any, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(_stream, "memoryview", refused, raising=False)
+    with connect_tls(serve_tls(echo)) as stream:
+        stream.write(b"x" * size)
+        assert stream.read(1) == b"x"
 
 
 def test_whoever_asks_whether_it_is_readable_does_not_wait(
