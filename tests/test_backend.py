@@ -601,6 +601,18 @@ def test_an_address_that_is_no_text_is_passed_over() -> None:
     assert _backend._tcp_address(*IPV6, (1, 80, 0, 9)) is None
 
 
+def test_plain_numbers_stand_for_what_the_socket_module_calls_them(peers: Peers) -> None:
+    address = peers.serve(silent)
+    plain = (int(socket.AF_INET), int(socket.SOCK_STREAM), int(socket.IPPROTO_TCP), "", address)
+    with Listed([plain], local_address="127.0.0.1").connect("www.example.com", 80) as stream:
+        assert stream.get_extra_info("server_addr") == address
+    sockaddr = ("::1", 80, 0, 0)
+    assert _backend._tcp_address(int(socket.AF_INET6), *plain[1:4], sockaddr) == (
+        socket.AF_INET6,
+        sockaddr,
+    )
+
+
 @pytest.mark.parametrize("family", [socket.AF_UNSPEC, 127])
 def test_a_family_other_than_ip_is_passed_over(family: int) -> None:
     assert _backend._tcp_address(family, socket.SOCK_STREAM, 0, "", ("an", "address")) is None
@@ -642,6 +654,10 @@ def wrong(**options: Any) -> dict[str, Any]:
         (
             wrong(local_address="nowhere"),
             "local_address must be a numeric address, not 'nowhere'",
+        ),
+        (
+            wrong(local_address=("127.0.0.1", -1)),
+            "port must be in 0..65535, not -1",
         ),
         (
             wrong(socket_options=5),

@@ -423,6 +423,27 @@ def test_an_interrupt_at_any_line_leaves_nothing_open(peers: Peers, delay) -> No
     assert 50 < line < 1000
 
 
+@pytest.mark.parametrize("now", [-(10.0**9), 0.0, 10.0**9])
+def test_the_first_and_who_follows_a_failure_are_due_at_once(now: float) -> None:
+    schedule = Schedule("ab", delay=250)
+    for name in "ab":
+        assert schedule.wait(now) == 0.0
+        assert schedule.start(now) == name
+        schedule.failed()
+    assert schedule.lost()
+
+
+@pytest.mark.parametrize("port", [1, 65_535])
+def test_a_socket_whose_port_is_another_is_not_asked_who_its_peer_is(port: int) -> None:
+    class Silent(socket.socket):
+        def getpeername(self) -> Any:
+            raise AssertionError
+
+    with Silent() as sock:
+        sock.bind(("127.0.0.1", 0))
+        assert _race._checked(sock, _race.Address(socket.AF_INET, ("127.0.0.1", port))) is sock
+
+
 def test_one_address_is_raced_with_nobody(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(_race, "interleaved")
     httpx_net.NetworkBackend().connect(*serve(silent)).close()
