@@ -54,6 +54,8 @@ def getaddrinfo(name: str, port: int) -> AddressInfo:
             found = _ask_in_time(name, port) if in_time else _ask(name, port)
         return found
     except OSError as exc:  # a gaierror, nearly always
+        if type(exc).__module__ not in ("builtins", "socket"):
+            raise  # the caller's own, from a signal handler, say
         if isinstance(exc, TimeoutError) and exc.errno is None:  # or else the kernel's ETIMEDOUT
             raise TimeoutError(f"look-up of {name!r} timed out: {exc}") from None
         text = f"look-up of {name!r} failed: {exc.strerror or exc}"
@@ -86,7 +88,8 @@ def _ask(name: str, port: int, flags: int = 0) -> AddressInfo:
 
 def _ask_in_time(name: str, port: int) -> AddressInfo:
     lookup = _Process.current().look_up(name)
-    lookup.wait()
+    while lookup.error is _INTERRUPTED and not lookup.begun:  # of somebody else, who gave up
+        lookup = _Process.current().look_up(name)
     error = lookup.error
     if error is not None:  # one for each caller: raising writes into an exception
         raise type(error)(*error.args)
@@ -155,17 +158,18 @@ class _Process:
         return _process
 
     def look_up(self, name: str) -> _Lookup:
-        """Begin to look up *name*, or join those who wait for it already."""
+        """Look up *name*, or wait with those who do already, until that is over."""
         lookup = _Lookup(name)
         try:
             running = self.running.setdefault(name, lookup)
             if running is lookup:
                 self._begin(lookup)
-            return running
         except BaseException:  # an interrupt: let nobody wait for what no thread has begun
             if not lookup.begun:
                 self.end(lookup)
             raise
+        running.wait()
+        return running
 
     def _begin(self, lookup: _Lookup) -> None:
         try:
@@ -176,9 +180,12 @@ class _Process:
             self._start_thread(lookup)
 
     def _start_thread(self, lookup: _Lookup) -> None:
+        thread = _Thread(self, lookup)
         try:
-            _Thread(self, lookup).start()
-        except RuntimeError:
+            thread.start()
+        except RuntimeError as exc:
+            if type(exc).__module__ != "builtins":
+                raise  # a signal handler's
             # No thread to be had: the program is ending, or the system is out of them. A look-up
             # that may be late is better than none.
             lookup.run()
@@ -204,18 +211,20 @@ class _Thread(threading.Thread):
     def take(self, lookup: _Lookup) -> bool:
         """Look that up next, for who has taken this thread off the list of the idle.
 
-        False if it has just left: nobody knows how long ago that was. Of the two who then reach
-        for the lock, one gets it.
+        False if it has left: nobody knows how long ago that was. If it leaves just now, both reach
+        for the lock, and one gets it. Since it comes back to no list then, there is no third.
         """
         self._lookup = lookup
         self._work.release()
         return not self._left or not self._work.acquire(blocking=False)
 
     def run(self) -> None:
-        while True:
+        try:
             self._look_up(self._lookup)
-            if not self._work.acquire(timeout=_IDLE) and self._leave():
-                return
+            while self._work.acquire(timeout=_IDLE):
+                self._look_up(self._lookup)
+        finally:
+            self._leave()
 
     def _look_up(self, lookup: _Lookup) -> None:
         lookup.begun = True
@@ -223,18 +232,19 @@ class _Thread(threading.Thread):
             self.name = f"httpx_net look-up of {lookup.name}"
             lookup.run()
             self.name = "httpx_net look-up (idle)"
-            self._process.idle.append(self)
+            if not self._left:
+                self._process.idle.append(self)
         finally:
             self._process.end(lookup)
 
-    def _leave(self) -> bool:
+    def _leave(self) -> None:
         try:
             self._process.idle.remove(self)
         except ValueError:
             pass  # somebody has just taken it, and may have been interrupted
-        self._left = True
-        self._left = not self._work.acquire(blocking=False)
-        return self._left
+        self._left = True  # first, and for good: see take()
+        if self._work.acquire(blocking=False):
+            self._look_up(self._lookup)
 
 
 _process = _Process()

@@ -108,8 +108,8 @@ def waits_for_a_look_up(thread: int) -> bool:
     while frame is not None:
         functions.append(frame.f_code.co_name)
         frame = frame.f_back
-    # The one that begins it waits as well, within look_up, for a thread to start.
-    return functions[0] == "wait" and "_ask_in_time" in functions and "look_up" not in functions
+    # The one that begins it waits as well, within start, for a thread to start.
+    return functions[:2] == ["wait", "look_up"]
 
 
 def main_thread_is_in(*functions: Callable[..., object]) -> bool:

@@ -123,7 +123,9 @@ def test_a_parked_thread_ends_after_an_idle_second(resolver: Resolver) -> None:
     assert time.monotonic() - start >= 1.0
 
 
-def test_a_thread_that_is_taken_just_as_it_leaves_stays(resolver, alone, monkeypatch) -> None:
+def test_a_thread_that_is_taken_just_as_it_leaves_does_that_first(
+    resolver, alone, monkeypatch
+) -> None:
     class Taken(list):
         def remove(self, thread) -> None:
             monkeypatch.setattr(alone, "idle", [])
@@ -139,7 +141,7 @@ def test_a_thread_that_is_taken_just_as_it_leaves_stays(resolver, alone, monkeyp
     with httpx_net.timeout(HANG):
         another.wait()
     assert taken == [True]
-    wait_until(lambda: not resolver.threads[0].is_alive())  # after an idle moment, again
+    wait_until(lambda: not resolver.threads[0].is_alive())
     assert resolver.threads[0] is resolver.threads[1]
 
 
@@ -174,25 +176,29 @@ class Raced:
         self("release")
 
 
+@pytest.mark.usefixtures("resolver")
 @pytest.mark.parametrize("moment", ["before", "as it is taken", "as it leaves", "after"])
-def test_a_thread_is_either_taken_or_leaves(alone: _resolve._Process, moment: str) -> None:
+def test_a_thread_that_leaves_looks_up_what_it_was_taken_for(
+    alone: _resolve._Process, moment: str
+) -> None:
     def take() -> None:
-        taken.append(thread.take(_resolve._Lookup(SLOW)))
-
-    def leave() -> None:
-        left.append(thread._leave())
+        taken.append(thread.take(lookup))
 
     taken: list[bool] = []
-    left: list[bool] = []
+    lookup = _resolve._Lookup(SLOW)
     thread = _resolve._Thread(alone, _resolve._Lookup("earlier.example.com"))
     if moment == "as it is taken":
-        thread._work = Raced(thread._work, release=leave)  # type: ignore[assignment]
+        thread._work = Raced(thread._work, release=thread._leave)  # type: ignore[assignment]
     if moment == "as it leaves":
         thread._work = Raced(thread._work, acquire=take)  # type: ignore[assignment]
-    for act in (take, leave) if moment in ("before", "as it is taken") else (leave, take):
-        if not (taken if act is take else left):
-            act()
-    assert taken != left
+    if moment in ("before", "as it is taken"):
+        take()
+    if moment != "as it is taken":
+        thread._leave()
+    if moment == "after":
+        take()
+    assert taken == [lookup.begun]
+    assert alone.idle == []  # it comes back to no list
 
 
 def test_who_takes_a_thread_leaves_it_what_it_has_reached_for_itself(alone: Any) -> None:
@@ -562,35 +568,70 @@ def test_an_interrupt_while_a_thread_is_looked_for_is_waited_for_by_nobody(
 
 
 @pytest.mark.parametrize("interrupted", ["before it has a thread", "in its caller's thread"])
-def test_who_waits_for_a_look_up_that_is_interrupted_is_told(
+def test_who_waits_for_a_look_up_that_is_interrupted_looks_up_himself(
     resolver, alone, monkeypatch, interrupted: str
 ) -> None:
-    def other() -> None:
+    def other() -> object:
         waiting.append(threading.get_ident())
-        resolve_in_time()
+        return resolve_in_time()
 
     def interrupt(*args: object, **options: object) -> None:
+        once.undo()
         others.append(pool.submit(other))
         wait_until(lambda: waiting and waits_for_a_look_up(waiting[0]))
         raise KeyboardInterrupt
 
-    others: list[Future[None]] = []
+    resolver.answers[SLOW] = LIVE
+    others: list[Future[object]] = []
     waiting: list[int] = []
-    if interrupted == "before it has a thread":
-        monkeypatch.setattr(_resolve._Thread, "start", interrupt)
-    else:
-        monkeypatch.setattr(_resolve._Thread, "start", raising(RuntimeError("no threads")))
-        monkeypatch.setattr(socket, "getaddrinfo", interrupt)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, monkeypatch.context() as once:
+        if interrupted == "before it has a thread":
+            once.setattr(_resolve._Thread, "start", interrupt)
+        else:
+            once.setattr(_resolve._Thread, "start", raising(RuntimeError("no threads")))
+            once.setattr(socket, "getaddrinfo", interrupt)
         with pytest.raises(KeyboardInterrupt):
             resolve_in_time()
-        with pytest.raises(socket.gaierror) as caught:
-            others[0].result(HANG)
-    assert caught.value.args == (
-        socket.EAI_AGAIN,
-        f"look-up of {SLOW!r} failed: the look-up was interrupted",
-    )
+        assert others[0].result(HANG)
+    assert resolver.asked == [SLOW]
     assert alone.running == {}
+
+
+class Alarm(TimeoutError):
+    """What a signal handler of the caller's may raise; with a constructor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("alarm")
+
+
+def test_what_a_signal_handler_raises_is_what_the_caller_gets(resolver: Resolver) -> None:
+    resolver.answers[SLOW] = Alarm()
+    with pytest.raises(Alarm, match=r"^alarm$"):
+        getaddrinfo(SLOW, 80)
+
+
+def test_and_so_while_a_thread_is_started(resolver, alone, monkeypatch) -> None:
+    class Alarm(RuntimeError):
+        pass
+
+    with monkeypatch.context() as interrupted, pytest.raises(Alarm):
+        interrupted.setattr(threading.Thread, "start", raising(Alarm()))
+        resolve_in_time()
+    assert not resolver.asked
+    assert alone.running == {}
+
+
+def test_a_parked_thread_that_dies_is_given_nothing(resolver, alone, monkeypatch) -> None:
+    resolver.answers[SLOW] = LIVE
+    dead: list[type] = []
+    monkeypatch.setattr(threading, "excepthook", lambda hook: dead.append(hook.exc_type))
+    monkeypatch.setattr(_resolve, "_IDLE", "a second")  # which no lock understands
+    assert resolve_in_time()
+    wait_until(lambda: dead)
+    assert alone.idle == []
+    assert resolve_in_time()
+    wait_until(lambda: len(dead) == 2)
+    assert dead == [TypeError, TypeError]
 
 
 def test_a_thread_that_dies_takes_no_name_with_it(resolver, alone, monkeypatch) -> None:
