@@ -610,9 +610,10 @@ def test_what_a_signal_handler_raises_is_what_the_caller_gets(resolver: Resolver
         getaddrinfo(SLOW, 80)
 
 
-def test_and_so_while_a_thread_is_started(resolver, alone, monkeypatch) -> None:
+@pytest.mark.parametrize("module", ["__main__", "yourapp"])
+def test_and_so_while_a_thread_is_started(resolver, alone, monkeypatch, module: str) -> None:
     class Alarm(RuntimeError):
-        pass
+        __module__ = module
 
     with monkeypatch.context() as interrupted, pytest.raises(Alarm):
         interrupted.setattr(threading.Thread, "start", raising(Alarm()))
