@@ -142,13 +142,49 @@ class _Lookup:
             return
 
 
+class _Place:
+    """Where a thread that has nothing to do waits for its next look-up, once.
+
+    Whoever takes the place off the list of the idle, and he alone, gives it a look-up. The thread
+    leaves when nobody has come for a second, or has come and was interrupted. If it leaves just
+    when it is given one, both reach for the lock, which is free from when that is there until one
+    of them has it; the other gives way.
+    """
+
+    def __init__(self, idle: list[_Place]) -> None:
+        self._idle = idle
+        self._lookup: _Lookup | None = None
+        self._given = threading.Lock()
+        self._given.acquire()
+        self._left = False
+        idle.append(self)
+
+    def give(self, lookup: _Lookup) -> bool:
+        """Have the thread look that up next; False if it has left."""
+        self._lookup = lookup
+        self._given.release()
+        return not self._left or not self._given.acquire(blocking=False)
+
+    def wait(self) -> _Lookup | None:
+        return self._lookup if self._given.acquire(timeout=_IDLE) else self.leave()
+
+    def leave(self) -> _Lookup | None:
+        """What it is given at the last moment, if anything."""
+        try:
+            self._idle.remove(self)
+        except ValueError:
+            pass  # somebody has taken it
+        self._left = True  # first, for who gives at this moment
+        return self._lookup if self._given.acquire(blocking=False) else None
+
+
 class _Process:
     """The look-ups of this process: those that run, and the threads that wait for more."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
         self.running: dict[str, _Lookup] = {}
-        self.idle: list[_Thread] = []
+        self.idle: list[_Place] = []
 
     @staticmethod
     def current() -> _Process:
@@ -166,21 +202,21 @@ class _Process:
                 self._begin(lookup)
         except BaseException:  # an interrupt: let nobody wait for what no thread has begun
             if not lookup.begun:
-                self.end(lookup)
+                self._end(lookup)
             raise
         running.wait()
         return running
 
     def _begin(self, lookup: _Lookup) -> None:
         try:
-            begun = self.idle.pop().take(lookup)
+            begun = self.idle.pop().give(lookup)
         except IndexError:
             begun = False
         if not begun:
             self._start_thread(lookup)
 
     def _start_thread(self, lookup: _Lookup) -> None:
-        thread = _Thread(self, lookup)
+        thread = threading.Thread(target=self._work, args=(lookup,), daemon=True)
         try:
             thread.start()
         except RuntimeError as exc:
@@ -189,62 +225,33 @@ class _Process:
             # No thread to be had: the program is ending, or the system is out of them. A look-up
             # that may be late is better than none.
             lookup.run()
-            self.end(lookup)
+            self._end(lookup)
 
-    def end(self, lookup: _Lookup) -> None:
+    def _work(self, first: _Lookup) -> None:
+        """What a thread does: the look-up it was started for, and those that follow in time."""
+        thread = threading.current_thread()
+        lookup: _Lookup | None = first
+        place: _Place | None = None
+        try:
+            while lookup is not None:
+                lookup.begun = True
+                try:
+                    thread.name = f"httpx_net look-up of {lookup.name}"
+                    lookup.run()
+                    thread.name = "httpx_net look-up (idle)"
+                    place = _Place(self.idle)  # before the end, for who looks up the next name then
+                finally:
+                    self._end(lookup)
+                lookup = place.wait()
+        except BaseException:  # MemoryError, say: let nobody wait for this thread
+            if place is not None and (lookup := place.leave()) is not None:
+                self._end(lookup)
+            raise
+
+    def _end(self, lookup: _Lookup) -> None:
         if self.running.get(lookup.name) is lookup:
             self.running.pop(lookup.name, None)
         lookup.end()
-
-
-class _Thread(threading.Thread):
-    """Looks up one name after another, and ends when it has had none for a second."""
-
-    def __init__(self, process: _Process, lookup: _Lookup) -> None:
-        super().__init__(daemon=True)
-        self._process = process
-        self._lookup = lookup
-        self._work = threading.Lock()  # free while there is a look-up to begin
-        self._work.acquire()
-        self._left = False
-
-    def take(self, lookup: _Lookup) -> bool:
-        """Look that up next, for who has taken this thread off the list of the idle.
-
-        False if it has left: nobody knows how long ago that was. If it leaves just now, both reach
-        for the lock, and one gets it. Since it comes back to no list then, there is no third.
-        """
-        self._lookup = lookup
-        self._work.release()
-        return not self._left or not self._work.acquire(blocking=False)
-
-    def run(self) -> None:
-        try:
-            self._look_up(self._lookup)
-            while self._work.acquire(timeout=_IDLE):
-                self._look_up(self._lookup)
-        finally:
-            self._leave()
-
-    def _look_up(self, lookup: _Lookup) -> None:
-        lookup.begun = True
-        try:
-            self.name = f"httpx_net look-up of {lookup.name}"
-            lookup.run()
-            self.name = "httpx_net look-up (idle)"
-            if not self._left:
-                self._process.idle.append(self)
-        finally:
-            self._process.end(lookup)
-
-    def _leave(self) -> None:
-        try:
-            self._process.idle.remove(self)
-        except ValueError:
-            pass  # somebody has just taken it, and may have been interrupted
-        self._left = True  # first, and for good: see take()
-        if self._work.acquire(blocking=False):
-            self._look_up(self._lookup)
 
 
 _process = _Process()

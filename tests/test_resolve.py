@@ -123,37 +123,54 @@ def test_a_parked_thread_ends_after_an_idle_second(resolver: Resolver) -> None:
     assert time.monotonic() - start >= 1.0
 
 
-def test_a_thread_that_is_taken_just_as_it_leaves_does_that_first(
+class Taken(list[Any]):
+    """The list of the idle; *lookup* is given to a thread just as it leaves."""
+
+    def __init__(self, lookup: _resolve._Lookup) -> None:
+        self._lookup = lookup
+
+    def remove(self, place: _resolve._Place) -> None:
+        if place in self and self._lookup is not None:
+            assert self.pop().give(self._lookup)  # what another thread does to look up a name
+            self._lookup = None
+        super().remove(place)
+
+
+def test_a_thread_that_is_given_something_just_as_it_leaves_stays(
     resolver, alone, monkeypatch
 ) -> None:
-    class Taken(list):
-        def remove(self, thread) -> None:
-            monkeypatch.setattr(alone, "idle", [])
-            taken.append(self.pop().take(another))  # what another thread does to look up a name
-            super().remove(thread)
-
     another = _resolve._Lookup(SLOW)
-    taken: list[bool] = []
     monkeypatch.setattr(_resolve, "_IDLE", 0.001)
-    alone.idle = Taken()
+    alone.idle = Taken(another)
     resolver.answers[SLOW] = LIVE
     resolve_in_time()
     with httpx_net.timeout(HANG):
         another.wait()
-    assert taken == [True]
-    wait_until(lambda: not resolver.threads[0].is_alive())
+    wait_until(lambda: not resolver.threads[0].is_alive())  # after an idle moment, again
     assert resolver.threads[0] is resolver.threads[1]
 
 
-def test_a_thread_that_is_taken_when_it_has_left_is_replaced(resolver, alone, monkeypatch) -> None:
-    monkeypatch.setattr(_resolve, "_IDLE", 0.001)
+def test_what_a_thread_is_given_just_as_it_dies_is_over(resolver, alone, monkeypatch) -> None:
+    another = _resolve._Lookup(SLOW)
+    dead: list[type] = []
+    monkeypatch.setattr(threading, "excepthook", lambda hook: dead.append(hook.exc_type))
+    monkeypatch.setattr(_resolve, "_IDLE", "a second")  # which no lock understands
+    alone.idle = Taken(another)
     resolver.answers[SLOW] = LIVE
     resolve_in_time()
-    resolver.threads[0].join(HANG)
+    with httpx_net.timeout(HANG):
+        another.wait()
+    assert not another.begun  # so that who waits looks up himself
+    wait_until(lambda: dead)
+
+
+def test_a_thread_that_has_left_is_replaced(resolver, alone, monkeypatch) -> None:
+    resolver.answers[SLOW] = LIVE
+    place = _resolve._Place(alone.idle)
+    assert place.leave() is None
     assert alone.idle == []
-    alone.idle.append(resolver.threads[0])
+    alone.idle.append(place)
     assert resolve_in_time()
-    assert len(set(resolver.threads)) == 2
 
 
 class Raced:
@@ -176,36 +193,38 @@ class Raced:
         self("release")
 
 
-@pytest.mark.usefixtures("resolver")
-@pytest.mark.parametrize("moment", ["before", "as it is taken", "as it leaves", "after"])
-def test_a_thread_that_leaves_looks_up_what_it_was_taken_for(
+@pytest.mark.parametrize("moment", ["before", "as it is given", "as the thread leaves", "after"])
+def test_a_thread_that_leaves_has_either_the_look_up_or_left(
     alone: _resolve._Process, moment: str
 ) -> None:
-    def take() -> None:
-        taken.append(thread.take(lookup))
+    def give() -> None:
+        given.append(place.give(lookup))
 
-    taken: list[bool] = []
+    def leave() -> None:
+        found.append(place.leave())
+
+    given: list[bool] = []
+    found: list[_resolve._Lookup | None] = []
     lookup = _resolve._Lookup(SLOW)
-    thread = _resolve._Thread(alone, _resolve._Lookup("earlier.example.com"))
-    if moment == "as it is taken":
-        thread._work = Raced(thread._work, release=thread._leave)  # type: ignore[assignment]
-    if moment == "as it leaves":
-        thread._work = Raced(thread._work, acquire=take)  # type: ignore[assignment]
-    if moment in ("before", "as it is taken"):
-        take()
-    if moment != "as it is taken":
-        thread._leave()
+    place = _resolve._Place(alone.idle)
+    if moment == "as it is given":
+        place._given = Raced(place._given, release=leave)  # type: ignore[assignment]
+    if moment == "as the thread leaves":
+        place._given = Raced(place._given, acquire=give)  # type: ignore[assignment]
+    if moment in ("before", "as it is given"):
+        give()
+    if moment != "as it is given":
+        leave()
     if moment == "after":
-        take()
-    assert taken == [lookup.begun]
-    assert alone.idle == []  # it comes back to no list
+        give()
+    assert (given, found) in (([True], [lookup]), ([False], [None]))
 
 
-def test_who_takes_a_thread_leaves_it_what_it_has_reached_for_itself(alone: Any) -> None:
-    thread = _resolve._Thread(alone, _resolve._Lookup("earlier.example.com"))
-    thread._left = True  # as far as it got, when
-    thread._work = Raced(thread._work, release=thread._work.acquire)  # type: ignore[assignment]
-    assert thread.take(_resolve._Lookup(SLOW))
+def test_who_gives_leaves_the_thread_what_it_has_reached_for(alone: Any) -> None:
+    place = _resolve._Place(alone.idle)
+    place._left = True  # as far as the thread got, when
+    place._given = Raced(place._given, release=place._given.acquire)  # type: ignore[assignment]
+    assert place.give(_resolve._Lookup(SLOW))
 
 
 def test_no_look_up_is_lost_where_threads_come_and_go(resolver, monkeypatch) -> None:
@@ -512,8 +531,8 @@ def test_a_name_that_begins_with_a_digit_is_no_number_to_ask_for(asked: list[byt
 
 
 @pytest.fixture
-def parked(resolver: Resolver, alone: _resolve._Process) -> _resolve._Thread:
-    """The one thread that waits for more, as in a new process after one look-up."""
+def parked(resolver: Resolver, alone: _resolve._Process) -> _resolve._Place:
+    """Where the one thread waits for more, as in a new process after one look-up."""
     resolver.answers[SLOW] = ("127.0.0.1", 0)
     resolve_in_time()
     wait_until(lambda: alone.idle)
@@ -521,30 +540,30 @@ def parked(resolver: Resolver, alone: _resolve._Process) -> _resolve._Thread:
 
 
 class Interrupted:
-    """A thread, with an interrupt before, or after, it is given a look-up."""
+    """A place, with an interrupt before, or after, its thread is given a look-up."""
 
-    def __init__(self, thread: _resolve._Thread, after: bool) -> None:
-        self._thread = thread
+    def __init__(self, place: _resolve._Place, after: bool) -> None:
+        self._place = place
         self._after = after
 
-    def take(self, lookup: _resolve._Lookup) -> bool:
+    def give(self, lookup: _resolve._Lookup) -> bool:
         if self._after:
-            self._thread.take(lookup)
+            self._place.give(lookup)
             wait_until(lambda: lookup.begun)
         raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_an_interrupt_while_it_is_given_work_strands_no_parked_thread(
-    alone: Any, parked: _resolve._Thread, after: bool
+    resolver: Resolver, alone: Any, parked: _resolve._Place, after: bool
 ) -> None:
     alone.idle[:] = [Interrupted(parked, after)]
     with pytest.raises(KeyboardInterrupt):
         resolve_in_time()
     wait_until(lambda: not alone.running)
     assert resolve_in_time()
-    parked.join(HANG)
-    assert not parked.is_alive()
+    resolver.threads[0].join(HANG)
+    assert not resolver.threads[0].is_alive()
 
 
 @pytest.mark.usefixtures("parked")
@@ -586,9 +605,9 @@ def test_who_waits_for_a_look_up_that_is_interrupted_looks_up_himself(
     waiting: list[int] = []
     with ThreadPoolExecutor(1) as pool, monkeypatch.context() as once:
         if interrupted == "before it has a thread":
-            once.setattr(_resolve._Thread, "start", interrupt)
+            once.setattr(threading.Thread, "start", interrupt)
         else:
-            once.setattr(_resolve._Thread, "start", raising(RuntimeError("no threads")))
+            once.setattr(threading.Thread, "start", raising(RuntimeError("no threads")))
             once.setattr(socket, "getaddrinfo", interrupt)
         with pytest.raises(KeyboardInterrupt):
             resolve_in_time()
@@ -640,7 +659,8 @@ def test_a_thread_that_dies_takes_no_name_with_it(resolver, alone, monkeypatch) 
     dead: list[type] = []
     with monkeypatch.context() as short, pytest.raises(socket.gaierror, match="interrupted"):
         short.setattr(threading, "excepthook", lambda hook: dead.append(hook.exc_type))
-        short.setattr(_resolve._Thread, "name", property(fset=raising(MemoryError())))
+        nameless = property(lambda thread: "", raising(MemoryError()))
+        short.setattr(threading.Thread, "name", nameless)
         resolve_in_time()
     wait_until(lambda: dead)
     assert dead == [MemoryError]
