@@ -433,6 +433,13 @@ def test_the_first_and_who_follows_a_failure_are_due_at_once(now: float) -> None
     assert schedule.lost()
 
 
+def test_of_many_addresses_that_all_failed_none_is_told_as_untried() -> None:
+    addresses = [_race.Address(socket.AF_INET, ("127.0.0.1", port)) for port in range(1, 301)]
+    attempts = _race._Attempts(addresses, lambda address: socket.socket())
+    attempts._failures = dict.fromkeys(addresses, OSError(errno.ECONNREFUSED, "refused"))
+    assert str(attempts).endswith("127.0.0.1:300: refused")
+
+
 @pytest.mark.parametrize("port", [1, 65_535])
 def test_a_socket_whose_port_is_another_is_not_asked_who_its_peer_is(port: int) -> None:
     class Silent(socket.socket):

@@ -754,6 +754,19 @@ def test_the_first_operation_under_a_deadline_ends_that_for_good(
     assert sock.gettimeout() == 0.0
 
 
+def test_it_does_so_after_a_full_buffer_that_was_read_without_one(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stream, "_BULK", 4)
+    ours, theirs = pair
+    theirs.sendall(b"full")
+    with NetworkStream(ours) as stream:
+        assert stream.read(4) == b"full"
+        with timeout(HANG):
+            stream.write(b"x")
+        assert ours.gettimeout() == 0.0
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there SO_RCVTIMEO is a number, not a timeval")
 def test_it_does_so_after_a_timeout_that_is_an_option_of_the_socket(pair: Any) -> None:
     ours, theirs = pair
