@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import stat
 import threading
@@ -24,6 +25,9 @@ hypothesis.settings.register_profile(
     "here", hypothesis.settings.default, deadline=None, database=None
 )
 hypothesis.settings.load_profile("here")
+
+# A shell has its background jobs ignore it, and then nobody could press Ctrl-C in a test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IDLE_LOOK_UP = "httpx_net look-up (idle)"  # a parked thread of the library; it ends by itself
 
