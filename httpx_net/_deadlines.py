@@ -98,6 +98,11 @@ def _nearest() -> timeout | None:
     return None
 
 
+def is_expiry(exc: BaseException) -> bool:
+    """Whether *exc* is the TimeoutError of a deadline, and not the kernel's ETIMEDOUT."""
+    return isinstance(exc, TimeoutError) and exc.errno is None
+
+
 class timeout:
     """Bound everything in the block that waits on the network: ``with timeout(3.0) as t:``.
 

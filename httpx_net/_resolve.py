@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 
-from ._deadlines import remaining
+from ._deadlines import is_expiry, remaining
 from ._wait import next_wait
 
 TYPE_CHECKING = False  # importing typing would take as long as all of this package
@@ -54,12 +54,17 @@ def getaddrinfo(name: str, port: int) -> AddressInfo:
             found = _ask_in_time(name, port) if in_time else _ask(name, port)
         return found
     except OSError as exc:  # a gaierror, nearly always
-        if type(exc).__module__ not in ("builtins", "socket"):
-            raise  # the caller's own, from a signal handler, say
-        if isinstance(exc, TimeoutError) and exc.errno is None:  # or else the kernel's ETIMEDOUT
+        if _is_a_handlers(exc):
+            raise
+        if is_expiry(exc):
             raise TimeoutError(f"look-up of {name!r} timed out: {exc}") from None
         text = f"look-up of {name!r} failed: {exc.strerror or exc}"
-        raise type(exc)(exc.errno, text) from None
+        raise type(exc)(*([text] if exc.errno is None else [exc.errno, text])) from None
+
+
+def _is_a_handlers(exc: Exception) -> bool:
+    """Whether *exc* is of the caller's own making, and so from a signal handler of his."""
+    return type(exc).__module__ not in ("builtins", "socket")
 
 
 def _numeric(name: str, port: int) -> AddressInfo:
@@ -87,9 +92,8 @@ def _ask(name: str, port: int, flags: int = 0) -> AddressInfo:
 
 
 def _ask_in_time(name: str, port: int) -> AddressInfo:
-    lookup = _Process.current().look_up(name)
-    while lookup.error is _INTERRUPTED and not lookup.begun:  # of somebody else, who gave up
-        lookup = _Process.current().look_up(name)
+    while (lookup := _Process.current().look_up(name)).error is _INTERRUPTED and not lookup.begun:
+        pass  # somebody else was to begin it, and was interrupted
     error = lookup.error
     if error is not None:  # one for each caller: raising writes into an exception
         raise type(error)(*error.args)
@@ -220,17 +224,16 @@ class _Process:
         try:
             thread.start()
         except RuntimeError as exc:
-            if type(exc).__module__ != "builtins":
-                raise  # a signal handler's
+            if _is_a_handlers(exc):
+                raise
             # No thread to be had: the program is ending, or the system is out of them. A look-up
             # that may be late is better than none.
             lookup.run()
             self._end(lookup)
 
-    def _work(self, first: _Lookup) -> None:
+    def _work(self, lookup: _Lookup | None) -> None:
         """What a thread does: the look-up it was started for, and those that follow in time."""
         thread = threading.current_thread()
-        lookup: _Lookup | None = first
         place: _Place | None = None
         try:
             while lookup is not None:

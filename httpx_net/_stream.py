@@ -19,7 +19,7 @@ import ssl
 import warnings
 from collections.abc import Callable
 
-from ._deadlines import remaining, this_thread, time_left
+from ._deadlines import is_expiry, remaining, this_thread, time_left
 from ._interfaces import NetworkStreamInterface
 from ._names import printed, server_name
 from ._tls import (
@@ -170,7 +170,7 @@ class NetworkStream(NetworkStreamInterface):
     # traceback with the error among its variables, a cycle that keeps all the caller has alive.
 
     def _read_error(self, exc: OSError) -> OSError:
-        if self._closed or _is_deadline(exc):
+        if self._closed or is_expiry(exc):
             return self._explained(exc, "read from")
         if is_truncation(exc):
             exc = _reset() if self._was_reset(exc) else _truncated()
@@ -428,7 +428,7 @@ class NetworkStream(NetworkStreamInterface):
         """*exc*, its text saying what was being done, to whom, how far it got, and the cause."""
         if self._closed:
             exc = _closed()
-        verb = "timed out" if _is_deadline(exc) else "failed"
+        verb = "timed out" if is_expiry(exc) else "failed"
         peer = printed(self._server_addr) or "an unnamed peer"
         cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
         text = f"{doing} {peer} {verb}{progress}: {cause}"
@@ -450,11 +450,6 @@ def _truncated() -> ssl.SSLEOFError:
         "the stream ended without close_notify, so it may have been truncated "
         "(suppress_ragged_eofs=True takes this for its end)",
     )
-
-
-def _is_deadline(exc: OSError) -> bool:
-    """Whether *exc* is the TimeoutError of a deadline, and not the kernel's ETIMEDOUT."""
-    return isinstance(exc, TimeoutError) and exc.errno is None
 
 
 def _copied(exc: OSError) -> OSError:
