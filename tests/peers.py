@@ -28,17 +28,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import httpx_net
+from httpx_net import NetworkStreamInterface
 
 CERTIFICATES = Path(__file__).parent / "certs"
+PACKAGE = os.path.dirname(httpx_net.__file__) + os.sep
+MIB = 1024 * 1024
 
 # Seconds until a peer that still waits is taken for stuck. No test comes near it when all is well;
 # it is long because four runs at once on a small machine are slow.
 HANG = 10.0
+
+# Seconds that a deadline may be late; for slow machines, since a quiet one needs a millisecond.
+SLACK = 2.0
 
 # Seconds between two looks of a listener at whether the test is over.
 POLL = 0.01
@@ -257,12 +264,126 @@ def connect_tls(
     return stream
 
 
+@contextmanager
+def times_out(seconds: float) -> Iterator[pytest.ExceptionInfo[TimeoutError]]:
+    """What is in the block ends with the TimeoutError of a deadline, on time and never before."""
+    start = time.monotonic()
+    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(seconds):
+        yield caught
+    assert seconds <= time.monotonic() - start < seconds + SLACK
+    assert f"timeout({seconds!r}) expired" in str(caught.value)
+
+
+@contextmanager
+def in_thread(function: Callable[..., Any], *args: Any) -> Iterator[Future[Any]]:
+    """Run *function* in a thread, which waits in the library by the time that the block begins."""
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(function(*args))
+        except BaseException as error:
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    _until_it_waits(thread)
+    yield result
+    result.exception(HANG)
+    thread.join(HANG)
+
+
+def _until_it_waits(thread: threading.Thread) -> None:
+    """Return when *thread* has been at one place inside ``httpx_net`` for 20 ms."""
+    seen, since = None, 0.0
+    deadline = time.monotonic() + HANG
+    while time.monotonic() < deadline:
+        place = _place_in_package(sys._current_frames().get(thread.ident or 0))
+        if place is None or place != seen:
+            seen, since = place, time.monotonic()
+        elif time.monotonic() - since > 0.02:
+            return
+        time.sleep(0.001)
+    raise AssertionError("the thread does not wait")
+
+
+def _place_in_package(frame: FrameType | None) -> object:
+    """Where in ``httpx_net`` the innermost call of *frame* is; None outside it."""
+    while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    return frame and (frame.f_code, frame.f_lasti)
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     """Return once *condition* holds; fail if it does not in the time any peer gets."""
-    deadline = time.monotonic() + HANG
+    deadline = time.perf_counter() + HANG
     while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
+        assert time.perf_counter() < deadline, "it never came to that"
         time.sleep(0.001)
+
+
+@contextmanager
+def frozen_clock() -> Iterator[None]:
+    """Let time stand still for the package, as tests do that use freezegun.
+
+    Like freezegun this replaces ``time.monotonic`` in every module that holds it. The helpers here
+    measure by ``time.perf_counter``, which goes on.
+    """
+    clock, now = time.monotonic, time.monotonic()
+    modules = [module for name, module in sys.modules.items() if name.startswith("httpx_net")]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (time, *modules):
+            for name, value in list(vars(module).items()):
+                if value is clock:
+                    patch.setattr(module, name, lambda: now)
+        yield
+
+
+def take(sock: Any, size: int = -1) -> bytes:
+    """*size* bytes from *sock*; without *size* all there is, up to the end."""
+    received = bytearray()
+    while len(received) != size and (
+        data := sock.recv(min(MIB, size - len(received)) if size > 0 else MIB)
+    ):
+        received += data
+    return bytes(received)
+
+
+def take_from(stream: NetworkStreamInterface, size: int = -1) -> bytes:
+    """The same of a stream, which must not end before *size* bytes have come."""
+    received = bytearray()
+    while len(received) != size and (
+        data := stream.read(size - len(received) if size > 0 else None)
+    ):
+        received += data
+    assert size in (-1, len(received)), f"the stream ended after {len(received)} bytes"
+    return bytes(received)
+
+
+def fill(sock: socket.socket) -> int:
+    """Send to *sock* until no more goes without waiting; returns how much went."""
+    seconds, sent = sock.gettimeout(), 0
+    sock.settimeout(0.0)
+    with suppress(BlockingIOError):
+        while True:
+            sent += sock.send(bytes(65536))
+    sock.settimeout(seconds)
+    return sent
+
+
+@contextmanager
+def descriptors(count: int) -> Iterator[None]:
+    """Let this process open as many as *count*."""
+    resource = pytest.importorskip("resource", reason="no limit of descriptors on this system")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        pytest.skip(f"this system allows {hard} descriptors, and {count} are needed")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # ---- Who runs them
@@ -444,6 +565,15 @@ class Peers:
                 selector.unregister(filler)
                 arrivals.select(HANG)  # it counts once the listener has heard of it
         pytest.skip("a full listener doesn't drop SYNs on this system")
+
+    def tcp_pair(self, family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
+        """Two ends of a TCP connection, for scenes that need no thread: ours, theirs."""
+        with self.listen(family) as listener:
+            ours = socket.socket(family)
+            ours.connect(listener.getsockname())
+            theirs, _ = listener.accept()
+        theirs.settimeout(HANG)
+        return ours, self._own(theirs)
 
     def bound(self, family: int = socket.AF_INET) -> socket.socket:
         """A socket bound to a loopback port, not listening yet. Skips the test without IPv6."""

@@ -9,16 +9,15 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from peers import HANG, Address, Peers, client_context, server_context, wait_until
+from peers import HANG, Address, Peers, client_context, descriptors, server_context, wait_until
 
 pytestmark = pytest.mark.load
 
@@ -27,21 +26,6 @@ CYCLES = 10_000
 LONG = 120.0  # seconds; all of this takes a tenth
 
 net = httpx_net.NetworkBackend()
-
-
-@contextmanager
-def descriptors(count: int) -> Iterator[None]:
-    """Let this process open as many as *count*."""
-    resource = pytest.importorskip("resource", reason="no limit of descriptors on this system")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < count:
-        pytest.skip(f"this system allows {hard} descriptors")
-    if soft != resource.RLIM_INFINITY and soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Echo:
