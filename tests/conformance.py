@@ -134,7 +134,7 @@ def bad_values_of_max_bytes_are_refused(stream: NetworkStreamInterface, peer: Pe
     assert stream.read() == b"x", "a refused read must not consume anything"
 
 
-def the_end_of_the_stream_is_said_each_time(stream: NetworkStreamInterface, peer: Peer) -> None:
+def the_end_of_the_stream_is_the_end_each_time(stream: NetworkStreamInterface, peer: Peer) -> None:
     peer.sendall(b"last words")
     peer.close()
     assert take(stream, 10) == b"last words"
@@ -215,6 +215,26 @@ def reads_and_writes_take_turns(stream: NetworkStreamInterface, peer: Peer) -> N
             assert take(stream, size) == data
 
 
+def one_thread_may_read_while_another_writes(stream: NetworkStreamInterface, peer: Peer) -> None:
+    data = pattern(2 * MIB + 1)
+
+    def write() -> None:
+        time.sleep(LIMIT)  # until the read waits
+        with httpx_net.timeout(PATIENCE):
+            stream.write(data)
+
+    def echo() -> None:
+        left = len(data)
+        while left:
+            piece = peer.recv(65_536)
+            assert piece, f"the stream ended {left} bytes early"
+            peer.sendall(piece)
+            left -= len(piece)
+
+    with meanwhile(write), meanwhile(echo), httpx_net.timeout(PATIENCE / 2):
+        assert take(stream, len(data)) == data
+
+
 # ---- Deadlines
 
 
@@ -293,7 +313,7 @@ def the_nearest_deadline_rules(stream: NetworkStreamInterface, peer: Peer) -> No
         stream.read()
 
 
-def a_lifted_deadline_does_not_fire(stream: NetworkStreamInterface, peer: Peer) -> None:
+def a_cancelled_deadline_does_not_fire(stream: NetworkStreamInterface, peer: Peer) -> None:
     late = meanwhile(lambda: (time.sleep(LIMIT * 2), peer.sendall(b"late")))
     with late, httpx_net.timeout(LIMIT) as deadline:
         deadline.cancel()
@@ -371,6 +391,26 @@ def a_closed_stream_cannot_be_used(stream: NetworkStreamInterface, peer: Peer) -
         assert caught[0].errno == errno.EBADF, repr(caught[0])
 
 
+def close_in_another_thread_wakes_a_read(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with meanwhile(lambda: (time.sleep(LIMIT), stream.close())):
+        start = time.monotonic()
+        with raises(OSError) as caught:
+            stream.read()
+        assert time.monotonic() - start < LIMIT + SLACK, "the read woke late"
+    assert caught[0].errno == errno.EBADF, repr(caught[0])
+
+
+def close_in_another_thread_wakes_a_write(stream: NetworkStreamInterface, peer: Peer) -> None:
+    with (
+        meanwhile(lambda: (time.sleep(LIMIT), stream.close())),
+        suppress(TooMuchRoom),
+        raises(OSError) as caught,
+        httpx_net.timeout(LIMIT + SLACK),
+    ):
+        write_much(stream)
+    assert not caught or caught[0].errno == errno.EBADF, repr(caught[0])
+
+
 def the_with_statement_gives_the_stream_and_closes_it(
     stream: NetworkStreamInterface, peer: Peer
 ) -> None:
@@ -425,7 +465,7 @@ PROMISES: tuple[Promise, ...] = (
     a_read_returns_at_most_max_bytes,
     the_rest_stays_for_the_next_read,
     bad_values_of_max_bytes_are_refused,
-    the_end_of_the_stream_is_said_each_time,
+    the_end_of_the_stream_is_the_end_each_time,
     a_read_without_a_deadline_waits,
     much_can_be_read,
     a_write_sends_all_of_it,
@@ -436,6 +476,7 @@ PROMISES: tuple[Promise, ...] = (
     much_can_be_written,
     much_can_be_written_under_a_deadline,
     reads_and_writes_take_turns,
+    one_thread_may_read_while_another_writes,
     silence_times_out,
     a_read_that_timed_out_has_consumed_nothing,
     a_passed_deadline_beats_waiting_data,
@@ -444,7 +485,7 @@ PROMISES: tuple[Promise, ...] = (
     a_dripping_peer_does_not_extend_the_deadline,
     a_peer_that_sips_does_not_extend_the_deadline,
     the_nearest_deadline_rules,
-    a_lifted_deadline_does_not_fire,
+    a_cancelled_deadline_does_not_fire,
     a_deadline_ends_with_its_block,
     a_deadline_of_any_length_works,
     close_can_be_called_again,
@@ -453,6 +494,8 @@ PROMISES: tuple[Promise, ...] = (
     close_works_where_the_peer_is_gone,
     close_does_not_wait_for_a_peer_that_never_reads,
     a_closed_stream_cannot_be_used,
+    close_in_another_thread_wakes_a_read,
+    close_in_another_thread_wakes_a_write,
     the_with_statement_gives_the_stream_and_closes_it,
     the_with_statement_lets_exceptions_pass,
     an_unknown_key_is_none,
@@ -505,10 +548,14 @@ def becomes_readable(stream: NetworkStreamInterface) -> None:
 def write_until_it_times_out(stream: NetworkStreamInterface) -> TimeoutError | None:
     """Write MiB after MiB. None if there's no end: a stream with room for all need not wait."""
     with suppress(TooMuchRoom), times_out() as caught:
-        for _ in range(64):
-            stream.write(bytes(MIB))
-        raise TooMuchRoom
+        write_much(stream)
     return caught[0] if caught else None
+
+
+def write_much(stream: NetworkStreamInterface) -> None:
+    for _ in range(64):
+        stream.write(bytes(MIB))
+    raise TooMuchRoom
 
 
 class TooMuchRoom(Exception):
