@@ -16,8 +16,7 @@ import hypothesis
 import pytest
 
 from dialing import Resolver
-from httpx_net import _resolve
-from peers import HANG, Address, Handler, Peers, wait_until
+from peers import HANG, Address, Handler, Peers
 
 # A slow machine is no failure: the tests say themselves how long something may take. Without a
 # database of examples the suite needs no place that it can write to.
@@ -73,10 +72,8 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     resolver = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", resolver)
     yield resolver
+    # Look-ups that hang come to their end, and `nothing_is_left_behind` waits until they have.
     resolver.answer()
-    # A look-up that is not quite over would be shared with the next test that asks for the name.
-    running = _resolve._Process.current().running
-    wait_until(lambda: not running)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -66,11 +66,17 @@ class Resolver:
         self._may_answer.set()
 
     def __call__(
-        self, host: bytes, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+        self,
+        host: str | bytes,
+        port: int,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
     ) -> list[tuple[Any, ...]]:
         if flags & socket.AI_NUMERICHOST:
             return _real_getaddrinfo(host, port, family, type, proto, flags)
-        name = host.decode("ascii")
+        name = host if isinstance(host, str) else host.decode("ascii")
         self.threads.append(threading.current_thread())
         self.asked.append(name)
         self._may_answer.wait(HANG)
