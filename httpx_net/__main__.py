@@ -67,8 +67,8 @@ class RecordingStream(NetworkStreamInterface):
             raise
         self._show(">>> ", bytes(data))
 
-    def start_tls(self, context: Any, hostname: str | None = None) -> None:
-        self._stream.start_tls(context, hostname)
+    def start_tls(self, ctx: ssl.SSLContext, hostname: str | None = None) -> None:
+        self._stream.start_tls(ctx, hostname)
 
     def get_extra_info(self, key: str) -> Any:
         return self._stream.get_extra_info(key)

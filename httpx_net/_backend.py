@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from . import _race, _resolve
 from ._deadlines import remaining
@@ -14,12 +15,6 @@ from ._names import check_port, is_numeric, lookup_name, printed
 from ._race import Address
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
-
-TYPE_CHECKING = False  # importing typing would take as long as all of this package
-if TYPE_CHECKING:
-    from typing import Any
-else:
-    Any = object  # for who evaluates annotations
 
 # RFC 8305, section 5: 250 ms is recommended, and it MUST NOT be less than 10 ms.
 _DELAY = 0.25

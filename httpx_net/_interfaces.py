@@ -11,15 +11,11 @@ each wait, and lets the ``TimeoutError`` it raises pass through.
 from __future__ import annotations
 
 import abc
+import ssl
 from types import TracebackType
+from typing import Any, TypeVar
 
-TYPE_CHECKING = False  # importing typing would take as long as all of this package
-if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    _Stream = TypeVar("_Stream", bound="NetworkStreamInterface")
-else:
-    Any = _Stream = object  # for who evaluates annotations
+_Stream = TypeVar("_Stream", bound="NetworkStreamInterface")
 
 
 class NetworkStreamInterface(abc.ABC):
@@ -64,10 +60,10 @@ class NetworkStreamInterface(abc.ABC):
         """
 
     @abc.abstractmethod
-    def start_tls(self, context: Any, hostname: str | None = None) -> None:
+    def start_tls(self, ctx: ssl.SSLContext, hostname: str | None = None) -> None:
         """Run the TLS handshake as a client, in place: reads and writes are encrypted from then on.
 
-        *context* is an ``ssl.SSLContext`` or an object that behaves like one; *hostname* is the
+        *ctx* is an ``ssl.SSLContext`` or an object that behaves like one; *hostname* is the
         name that the peer has to prove. On a stream that is TLS already, TLS runs inside TLS.
 
         To return means that a handshake has happened. One that failed leaves the stream closed, so

@@ -10,7 +10,9 @@ whose ``"strasse.de"`` belongs to somebody else; and OpenSSL looks for ``"[::1]"
 from __future__ import annotations
 
 import functools
+import os
 import socket
+from typing import Any
 
 # RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
 _LONGEST_LABEL = 63
@@ -129,3 +131,58 @@ def _a_labels(name: str, what: str) -> str:
             f"pass it as A-labels (xn--...), as the package idna makes them"
         )
     return ascii_name.decode("ascii")
+
+
+def failure(doing: str, whom: object, exc: OSError, progress: str = "") -> OSError:
+    """*exc* as users see it: operation, peer, outcome, progress and cause, always in that order.
+
+    It is an error of the same class and errno, with whatever *exc* carries, to be raised ``from
+    None``. *whom* is an address or a text.
+    """
+    verb = "timed out" if is_expiry(exc) else "failed"
+    cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
+    text = f"{doing} {printed(whom) or 'an unnamed peer'} {verb}{progress}: {cause}"
+    error = type(exc)(*((text,) if exc.errno is None else (exc.errno, text)))
+    vars(error).update(vars(exc))
+    # This is what str() of an SSLError shows.
+    error.strerror = text
+    return error
+
+
+def os_error(number: int) -> OSError:
+    """The error of the system with that *number*."""
+    # Windows keeps the texts of its socket errors in a table of the socket module.
+    return OSError(number, getattr(socket, "errorTab", {}).get(number) or os.strerror(number))
+
+
+def is_expiry(exc: BaseException) -> bool:
+    """Whether *exc* is the TimeoutError of a deadline: only ``_deadlines`` makes those.
+
+    Its class and errno don't tell: the kernel's ETIMEDOUT and a signal handler's error may look
+    the same.
+    """
+    return isinstance(exc, TimeoutError) and _origin(exc) == f"{__package__}._deadlines"
+
+
+def is_networks(exc: BaseException, *modules: str) -> bool:
+    """Whether *exc* is the network's, and not that of a signal handler of the caller's.
+
+    A number doesn't tell, for the ``open()`` of a handler fails with one too. The traceback does:
+    it ends in this package, in ``socket`` or ``ssl``, or in one of *modules*, while a handler
+    always leaves a frame of its own.
+    """
+    origin = _origin(exc)
+    if origin is None:
+        return True
+    ours = (__package__, "socket", "ssl", *modules)
+    return any(origin == module or origin.startswith(f"{module}.") for module in ours)
+
+
+def _origin(exc: BaseException) -> Any:
+    """The name of the module whose code raised *exc*, None if nobody has raised it yet."""
+    traceback = exc.__traceback__
+    if traceback is None:
+        return None
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_globals.get("__name__", "")

@@ -26,14 +26,11 @@ import socket
 from collections import deque, namedtuple
 from collections.abc import Callable, Iterable
 from time import monotonic as _clock
+from typing import Any
 
 from ._deadlines import remaining
 from ._names import printed
-from ._wait import WRITE, next_wait, wait, wait_in_time
-
-TYPE_CHECKING = False  # importing typing would take as long as all of this package
-if TYPE_CHECKING:
-    from typing import Any
+from ._wait import WRITE, wait
 
 # Attempts under way at once. A name may have thousands of addresses (4,095 fit in one answer) and a
 # process some thousand descriptors. At the recommended pace this is 16 seconds of silence.
@@ -154,7 +151,7 @@ class _Attempts:
             else:
                 sock = self._begin(address)
                 if sock is not None:
-                    wait_in_time(sock.fileno(), WRITE)
+                    wait((sock.fileno(),), WRITE)
                     sock = self._end(address, sock)
             if sock is not None:
                 return sock
@@ -164,7 +161,7 @@ class _Attempts:
         schedule = Schedule(self._order, delay)
         in_flight: dict[int, tuple[Address, socket.socket]] = {}
         while not schedule.lost():
-            left = next_wait()
+            remaining()
             now = _clock()
             address = schedule.start(now)
             if address is not None:
@@ -174,7 +171,7 @@ class _Attempts:
                 else:
                     in_flight[sock.fileno()] = address, sock
                 continue
-            for fd in wait(in_flight, WRITE, min(left, schedule.wait(now))):
+            for fd in wait(in_flight, WRITE, schedule.wait(now)):
                 winner = self._end(*in_flight.pop(fd))
                 if winner is not None:
                     for _, loser in in_flight.values():  # one that has connected by now among them

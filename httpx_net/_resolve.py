@@ -16,19 +16,15 @@ locks that there are wake who waits for them.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
 import threading
+from typing import Any
 
-from ._deadlines import is_expiry, remaining
-from ._wait import next_wait
-
-TYPE_CHECKING = False  # importing typing would take as long as all of this package
-if TYPE_CHECKING:
-    from typing import Any
-else:
-    Any = object  # for who evaluates annotations
+from ._deadlines import bounded, remaining
+from ._names import is_expiry
 
 AddressInfo = list[tuple[Any, ...]]  # what socket.getaddrinfo returns
 
@@ -132,8 +128,8 @@ class _Lookup:
         lock.acquire()
         self._waiting.add(lock)
         try:
-            while not self._over and not lock.acquire(timeout=next_wait()):
-                pass
+            if not self._over:
+                bounded(lock.acquire, math.inf, True)
         finally:
             self._waiting.discard(lock)  # a resolver that hangs may see many come and go
 

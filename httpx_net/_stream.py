@@ -18,10 +18,11 @@ import socket
 import ssl
 import warnings
 from collections.abc import Callable
+from typing import Any, TypeVar
 
-from ._deadlines import is_expiry, remaining, this_thread, time_left
+from ._deadlines import remaining
 from ._interfaces import NetworkStreamInterface
-from ._names import printed, server_name
+from ._names import is_expiry, printed, server_name
 from ._tls import (
     RECORD_SIZE,
     WANTS,
@@ -33,15 +34,9 @@ from ._tls import (
     truncation,
     wrap_socket,
 )
-from ._wait import READ, WRITE, wait, wait_in_time
+from ._wait import READ, WRITE, ready, wait
 
-TYPE_CHECKING = False  # importing typing would take as long as all of this package
-if TYPE_CHECKING:
-    from typing import Any, TypeVar
-
-    _Result = TypeVar("_Result")
-else:
-    Any = object  # for who evaluates annotations
+_Result = TypeVar("_Result")
 
 # What recv() has to allocate before it knows how much has come. Larger is no faster, and from
 # 256 KiB up each small read pays for it.
@@ -135,11 +130,10 @@ class NetworkStream(NetworkStreamInterface):
             size = _check_max_bytes(max_bytes)
         tls = self._tls
         source = self._sock if tls is None else tls
-        blocks = this_thread.blocks
         try:
             if self._mode == _POLL and (tls is None or not tls.pending()):
                 self._wait(READ)
-            elif blocks and time_left(blocks) is not None and self._mode == _BLOCKING:
+            elif remaining() is not None and self._mode == _BLOCKING:
                 self._make_nonblocking()
             try:
                 data = source.recv(size)
@@ -231,9 +225,8 @@ class NetworkStream(NetworkStreamInterface):
         tls = self._tls
         send: Callable[[Any], int]
         sent = 0
-        blocks = this_thread.blocks
         try:
-            if blocks and time_left(blocks) is not None and self._mode == _BLOCKING:
+            if remaining() is not None and self._mode == _BLOCKING:
                 self._make_nonblocking()
             if not size:
                 self._check_open()
@@ -262,10 +255,10 @@ class NetworkStream(NetworkStreamInterface):
         if tls is not None:
             tls.broken = False
 
-    def start_tls(self, context: Any, hostname: str | None = None) -> None:
+    def start_tls(self, ctx: ssl.SSLContext, hostname: str | None = None) -> None:
         """Run the TLS handshake as a client, in place; on a stream that is TLS, inside of that.
 
-        *context* is an ``ssl.SSLContext``, or an object that behaves like one. It may be shared by
+        *ctx* is an ``ssl.SSLContext``, or an object that behaves like one. It may be shared by
         threads: a handshake that waits holds none of its locks. *hostname* is what the server's
         certificate has to be for, a name or an address; a trailing dot, brackets and an IPv6 zone
         are not part of it. None means what it means to ``wrap_socket``: no name is sent and none
@@ -279,9 +272,9 @@ class NetworkStream(NetworkStreamInterface):
             ssl.SSLCertVerificationError: the certificate is not for *hostname*, or not trusted.
             ConnectionError, ssl.SSLError, OSError: the handshake or the connection failed.
             OSError: with ``errno.EBADF``, the stream is closed.
-            ValueError, TypeError: *hostname* or *context* is unusable. Nothing was sent.
+            ValueError, TypeError: *hostname* or *ctx* is unusable. Nothing was sent.
         """
-        name = _check_tls_arguments(context, hostname)
+        name = _check_tls_arguments(ctx, hostname)
         try:
             remaining()
             self._check_open()
@@ -289,10 +282,10 @@ class NetworkStream(NetworkStreamInterface):
             self._client_addr = self.get_extra_info("client_addr")  # wrap_socket takes the socket
             self._make_nonblocking()
             if self._tls is None:
-                self._sock = wrap_socket(self._sock, context, name)
+                self._sock = wrap_socket(self._sock, ctx, name)
                 self._tls = TLSOverSocket(self._sock)
             else:
-                self._tls = TLSOverTLS(self._tls, context, name)
+                self._tls = TLSOverTLS(self._tls, ctx, name)
             self._retry(self._tls.handshake, READ)
             self._check_open()  # or another thread has closed what wrap_socket detached from it
         except OSError as exc:
@@ -332,7 +325,7 @@ class NetworkStream(NetworkStreamInterface):
     def _is_readable(self) -> bool:
         tls = self._tls
         try:
-            has_come = (tls is not None and tls.pending()) or wait((self._fileno(),), READ, 0.0)
+            has_come = (tls is not None and tls.pending()) or ready((self._fileno(),), READ, 0.0)
             return bool(has_come) and (tls is None or tls.is_readable())
         except OSError:
             return True  # closed: a read would raise at once
@@ -403,7 +396,7 @@ class NetworkStream(NetworkStreamInterface):
             self._wait(event)
 
     def _wait(self, event: int) -> None:
-        wait_in_time(self._fileno(), event)
+        wait((self._fileno(),), event)
         if self._closed:
             raise _closed()
 
@@ -522,12 +515,12 @@ def _check_data(data: object) -> int:
     return data.nbytes
 
 
-def _check_tls_arguments(context: Any, hostname: object) -> str | None:
+def _check_tls_arguments(ctx: Any, hostname: object) -> str | None:
     for method in ("wrap_socket", "wrap_bio"):
-        if not callable(getattr(context, method, None)):
-            raise TypeError(f"context must be an ssl.SSLContext or alike, not {context!r}")
+        if not callable(getattr(ctx, method, None)):
+            raise TypeError(f"ctx must be an ssl.SSLContext or behave like one, not {ctx!r}")
     if hostname is not None:
         return server_name(hostname)
-    if getattr(context, "check_hostname", False):
+    if getattr(ctx, "check_hostname", False):
         raise ValueError("hostname must not be None where the context checks it (check_hostname)")
     return None

@@ -29,12 +29,9 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from ._deadlines import remaining
-
-TYPE_CHECKING = False  # importing typing would take as long as all of this package
-if TYPE_CHECKING:
-    from typing import Any, NoReturn
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
 # fails in the middle nobody knows how much of it went out; a record is either out or not.

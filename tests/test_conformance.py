@@ -74,8 +74,8 @@ class RecordingStream(NetworkStreamInterface):
         self.stream.write(data)
         self.sent.append(bytes(data))
 
-    def start_tls(self, context: Any, hostname: str | None = None) -> None:
-        self.stream.start_tls(context, hostname)
+    def start_tls(self, ctx: Any, hostname: str | None = None) -> None:
+        self.stream.start_tls(ctx, hostname)
 
     def get_extra_info(self, key: str) -> Any:
         return self.stream.get_extra_info(key)

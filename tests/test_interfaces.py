@@ -34,7 +34,7 @@ class Stream(NetworkStreamInterface):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         raise NotImplementedError
 
-    def start_tls(self, context: Any, hostname: str | None = None) -> None:
+    def start_tls(self, ctx: Any, hostname: str | None = None) -> None:
         raise NotImplementedError
 
     def get_extra_info(self, key: str) -> Any:
