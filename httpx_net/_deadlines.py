@@ -170,7 +170,9 @@ class timeout:
     def __init__(self, duration: float | Fraction | Decimal | None) -> None:
         # As it was given, for the text of errors.
         self._duration = duration
-        self._seconds = duration if type(duration) is float and duration >= 0.0 else _real(duration)
+        self._seconds = (
+            duration if type(duration) is float and duration >= 0.0 else _seconds(duration)
+        )
         self._expiry = _NEVER
         # The deadlines of the thread that has entered the block.
         self._blocks = _NOT_ENTERED
@@ -240,30 +242,37 @@ class timeout:
         return f"timeout({self._duration!r})"
 
 
-def _real(duration: Any) -> float:
+def _seconds(duration: object) -> float:
     """*duration* as a float; infinite if it sets no deadline."""
     if duration is None:
         return _NEVER
-    if not _is_real(duration):
-        raise TypeError(f"a timeout is a real number of seconds or None, not {duration!r}")
-    try:
-        seconds = float(duration)
-    except OverflowError:
-        # An int or a Fraction beyond all floats: finite, however long.
-        seconds = sys.float_info.max if duration > 0 else -_NEVER
-    except ValueError:
-        # A signalling NaN of decimal.
-        seconds = math.nan
+    seconds = real(duration, "a timeout is a real number of seconds or None")
     if not seconds >= 0.0:
         raise ValueError(f"a timeout is zero seconds or more, not {duration!r}")
     return seconds
 
 
-def _is_real(duration: object) -> bool:
-    if isinstance(duration, (int, float)):
-        return not isinstance(duration, bool)
+def real(number: Any, wanted: str) -> float:
+    """*number* as a float, if it is a real number; *wanted* says so in the error's text.
+
+    What lies beyond all floats is the largest of them: finite, however long.
+    """
+    if not _is_real(number):
+        raise TypeError(f"{wanted}, not {number!r}")
+    try:
+        return float(number)
+    except OverflowError:
+        return sys.float_info.max if number > 0 else -sys.float_info.max
+    except ValueError:
+        # A signalling NaN of decimal.
+        return math.nan
+
+
+def _is_real(number: object) -> bool:
+    if isinstance(number, (int, float)):
+        return not isinstance(number, bool)
     # Only callers who pass something rarer need these.
     import decimal
     import numbers
 
-    return isinstance(duration, (numbers.Real, decimal.Decimal))
+    return isinstance(number, (numbers.Real, decimal.Decimal))

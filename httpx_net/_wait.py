@@ -16,7 +16,7 @@ from collections.abc import Collection
 
 from ._deadlines import bounded
 
-# What to wait for, as poll has it.
+# What to wait for, as poll has it: one of them, or both.
 READ, WRITE = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 
 
@@ -47,7 +47,9 @@ def ready(fds: Collection[int], event: int, seconds: float) -> list[int]:
 
 
 def _select(fds: Collection[int], event: int, seconds: float) -> list[int]:
-    selected = selectors.EVENT_READ if event == READ else selectors.EVENT_WRITE
+    selected = (selectors.EVENT_READ if event & READ else 0) | (
+        selectors.EVENT_WRITE if event & WRITE else 0
+    )
     # This selector reports failed connects on Windows, too.
     with selectors.SelectSelector() as selector:
         for fd in fds:
