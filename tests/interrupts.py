@@ -19,10 +19,12 @@ PACKAGE = os.path.dirname(httpx_net.__file__) + os.sep
 @contextmanager
 def interrupted_at(
     number: int,
-    exception: type[BaseException] = KeyboardInterrupt,
+    exception: BaseException | type[BaseException] = KeyboardInterrupt,
     counts: Callable[[FrameType, str], object] = lambda frame, event: True,
 ) -> Iterator[list[str]]:
     """Press Ctrl-C when so many lines of the package have been run, or raise *exception* there.
+
+    That is what a signal handler does at this place: the traceback ends in a frame of its own.
 
     To begin a function counts like a line. ``counts(frame, event)`` may leave out some. Gives a
     list which the functions that are interrupted will be in, as "module.function", innermost first.

@@ -1,13 +1,16 @@
-"""Faults: Ctrl-C and no memory at any line, resets at any stage. Nothing is left over."""
+"""Faults: an interrupt at any line, no memory at any call, resets at any stage.
+
+Nothing is left over, no byte is left out, and what a signal handler raises comes out as it is.
+"""
 
 from __future__ import annotations
 
+import gc
 import linecache
 import queue
 import random
 import socket
 import ssl
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +22,6 @@ import pytest
 import httpx_net
 from conftest import open_descriptors
 from dialing import Resolver
-from httpx_net import _resolve, _tls
 from interrupts import interrupted_at
 from peers import (
     HANG,
@@ -37,8 +39,6 @@ from peers import (
     wrap_server,
 )
 
-Connect = Callable[[], httpx_net.NetworkStream]
-
 net = httpx_net.NetworkBackend()
 PAYLOAD = random.Random(0).randbytes(40_000)  # three records
 
@@ -46,10 +46,22 @@ PAYLOAD = random.Random(0).randbytes(40_000)  # three records
 @pytest.fixture(scope="module")
 def context() -> ssl.SSLContext:
     context = client_context()
-    # Leaving `with lock:` is a line to a trace function, but not a place where Ctrl-C arrives.
+    # Early 3.10 and 3.11 set it, and then a connection is made under a lock; but to leave
+    # `with lock:` is a line to a trace function, and not a place where a signal arrives.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    _tls._hiding.discard(id(context))  # another's, that is gone: this one needs no lock
     return context
+
+
+def nothing_is_open_beyond(descriptors: int) -> Callable[[], bool]:
+    """Whether no more are open; a build without a GIL may have some to collect."""
+
+    def so_it_is() -> bool:
+        if len(open_descriptors()) == descriptors:
+            return True
+        gc.collect()
+        return False
+
+    return so_it_is
 
 
 def secured(layers: int, handler: Callable[[Any], object]) -> Callable[[Any], None]:
@@ -76,7 +88,7 @@ def echo_once(conn: Any) -> None:
     conn.recv(1)
 
 
-# ---- Ctrl-C
+# ---- Interrupts
 
 
 def survivable(frame: FrameType, event: str) -> bool:
@@ -91,39 +103,45 @@ def survivable(frame: FrameType, event: str) -> bool:
     return not leaving and code.co_name != "__del__"
 
 
-AT_THE_DOOR = {
-    "_interfaces.__enter__",
-    "_interfaces.__exit__",
-    "_stream.close",
-    "_stream._close_socket",
+INTERRUPTS: dict[str, Callable[[], BaseException]] = {
+    "Ctrl-C": KeyboardInterrupt,
 }
+each_interrupt = pytest.mark.parametrize("interrupt", INTERRUPTS.values(), ids=INTERRUPTS)
 
 
-def assert_ctrl_c_leaves_nothing(scene: Callable[[], None], at_least: int) -> None:
+def assert_interrupts_leave_nothing(
+    interrupt: Callable[[], BaseException], scene: Callable[[], None], at_least: int
+) -> None:
     """Run *scene* again and again, interrupted at its n-th line, until it gets to its end."""
     before = len(open_descriptors())
     for moment in range(5000):
+        exception, raised = interrupt(), None
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             try:
-                with interrupted_at(moment, counts=survivable) as where:
+                with interrupted_at(moment, exception, survivable) as where:
                     scene()
-            except KeyboardInterrupt:
-                assert where
+            except type(exception) as error:
+                raised, text = error, str(error)
+                exception.__traceback__ = None
             # The peer is in this process, and closes its end when it sees ours go.
-            wait_until(lambda: len(open_descriptors()) == before)
+            wait_until(nothing_is_open_beyond(before))
         assert httpx_net.remaining() is None, where
         # A stream that was not let into its `with`, or not out, is closed by its finalizer.
-        assert not warned or where[0] in AT_THE_DOOR, where
+        at_the_door = any(function.endswith(("__enter__", "__exit__")) for function in where)
+        assert not warned or at_the_door, where
         if not where:
             break
+        assert raised is exception, (where, raised)
+        assert text == str(interrupt()), where
     assert at_least < moment < 5000
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
 @pytest.mark.parametrize("seconds", [None, HANG], ids=["no deadline", "deadline"])
-def test_ctrl_c_at_any_line_leaves_nothing(
-    peers: Peers, context: ssl.SSLContext, layers: int, seconds: float | None
+@each_interrupt
+def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_nothing(
+    peers: Peers, context: ssl.SSLContext, layers: int, seconds: float | None, interrupt: Any
 ) -> None:
     address = peers.serve_in_turn(secured(layers, echo_once))
 
@@ -134,14 +152,13 @@ def test_ctrl_c_at_any_line_leaves_nothing(
             stream.write(b"hello")
             assert stream.read() == b"hello"
 
-    assert_ctrl_c_leaves_nothing(scene, at_least=100)
+    assert_interrupts_leave_nothing(interrupt, scene, at_least=100)
 
 
-@pytest.mark.parametrize("parked", [False, True])
-def test_ctrl_c_at_any_line_leaves_no_look_up(
-    peers: Peers, resolver: Resolver, monkeypatch: pytest.MonkeyPatch, parked: bool
+@each_interrupt
+def test_an_interrupt_at_any_line_leaves_no_look_up(
+    peers: Peers, resolver: Resolver, interrupt: Any
 ) -> None:
-    monkeypatch.setattr(_resolve, "_IDLE", 0.25)
     ip, port = peers.serve_in_turn(secured(0, echo_once))
     resolver.answers["www.example.com"] = (ip, port)
 
@@ -149,15 +166,7 @@ def test_ctrl_c_at_any_line_leaves_no_look_up(
         with httpx_net.timeout(HANG), net.connect("www.example.com", port):
             pass
 
-    before = len(open_descriptors())
-    if parked:
-        scene()  # after which a thread waits for the next look-up
-        wait_until(lambda: len(open_descriptors()) == before)  # the peer's end may be open still
-    assert_ctrl_c_leaves_nothing(scene, at_least=150)
-    # Each waits a while for more to do. One that Ctrl-C has made wait for good would stay.
-    wait_until(
-        lambda: not any(thread.name.startswith("httpx_net") for thread in threading.enumerate())
-    )
+    assert_interrupts_leave_nothing(interrupt, scene, at_least=150)
     assert len(resolver.asked) > 50
 
 
@@ -165,14 +174,18 @@ def test_ctrl_c_at_any_line_leaves_no_look_up(
 
 
 def allocates(frame: FrameType, event: str) -> bool:
-    """Whether the frame is in TLS, and begins something for which it needs memory: a call."""
+    """Whether the frame is in TLS, and begins something for which it needs memory: a call.
+
+    Above TLS, bytes that have been decrypted are lost with the call that would have returned them,
+    and nothing can be promised.
+    """
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     return frame.f_globals["__name__"] == "httpx_net._tls" and "(" in line
 
 
 def out_of_memory(moment: int) -> Any:
     """``with out_of_memory(n) as where:``: at the n-th call within TLS there is none left."""
-    return interrupted_at(moment, MemoryError, allocates)
+    return interrupted_at(moment, MemoryError(), allocates)
 
 
 def connect_tls_in_tls(address: Address, context: ssl.SSLContext) -> httpx_net.NetworkStream:
@@ -260,7 +273,7 @@ def test_without_memory_a_handshake_fails_and_the_stream_is_closed(
                     stream.start_tls(context, "localhost")
             except MemoryError:
                 assert repr(stream).endswith(" CLOSED]>"), where
-                wait_until(lambda: len(open_descriptors()) == before)
+                wait_until(nothing_is_open_beyond(before))
         if not where:
             break
     assert 15 < moment < 1000
@@ -318,4 +331,4 @@ def test_a_reset_at_any_stage_is_an_error(
         assert not isinstance(caught.value, TimeoutError)
         assert isinstance(caught.value, ConnectionResetError) or "handshake" in str(caught.value)
         assert PAYLOAD.startswith(received)
-        wait_until(lambda: len(open_descriptors()) == before)
+        wait_until(nothing_is_open_beyond(before))
