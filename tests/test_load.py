@@ -1,29 +1,53 @@
-"""Load: a thousand threads at once, ten thousand connections one after another."""
+"""Load: a thousand threads at once, thousands of connections, threads in each other's way.
+
+What the package does without a lock, and lists in docs/design.rst, is hammered here, with and
+without the GIL. ``HTTPX_NET_LOAD_SECONDS=60 pytest -m load`` hammers for longer.
+"""
 
 from __future__ import annotations
 
+import collections
 import gc
+import os
+import random
 import selectors
 import socket
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import httpx_net
 from conftest import open_descriptors
-from peers import HANG, Address, Peers, client_context, descriptors, server_context, wait_until
+from dialing import info
+from httpx_net import NetworkStream
+from peers import (
+    HANG,
+    Address,
+    Peers,
+    client_context,
+    connect_tls,
+    descriptors,
+    echo,
+    server_context,
+    wait_until,
+    wrap_server,
+)
 
 pytestmark = pytest.mark.load
 
 THREADS = 1000
 CYCLES = 10_000
-LONG = 120.0  # seconds; all of this takes a tenth
+
+# In seconds: how long each scene with threads that meet goes on, and what none of this comes near.
+HAMMERED = float(os.environ.get("HTTPX_NET_LOAD_SECONDS", "1"))
+LONG = 120.0 + HAMMERED
 
 net = httpx_net.NetworkBackend()
 
@@ -90,12 +114,12 @@ class Echo:
         conn.close()
 
 
-def start(stream: httpx_net.NetworkStream, context: ssl.SSLContext | None) -> None:
+def start(stream: NetworkStream, context: ssl.SSLContext | None) -> None:
     if context is not None:
         stream.start_tls(context, "localhost")
 
 
-def exchange(stream: httpx_net.NetworkStream, data: bytes) -> None:
+def exchange(stream: NetworkStream, data: bytes) -> None:
     stream.write(data)
     received = b""
     while len(received) < len(data):
@@ -179,3 +203,212 @@ def test_thousands_of_connections_leave_nothing(peers: Peers, tls: bool, cycles:
 def repeat(call: Callable[[], object], times: int) -> None:
     for _ in range(times):
         call()
+
+
+# ---- Threads that meet
+
+
+def rounds() -> Iterator[None]:
+    end = time.monotonic() + HAMMERED
+    while time.monotonic() < end:
+        yield
+
+
+def spin(longest: int) -> None:
+    """Let a moment pass, so that the threads of a scene meet at another line each time."""
+    for _ in range(random.randrange(longest)):
+        pass
+
+
+def start_thread(scene: Callable[[], object]) -> Future[Any]:
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(scene())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result
+
+
+def at_once(*scenes: Callable[[], object]) -> None:
+    """Run each in a thread of its own; what one raises is raised here, or that it hangs."""
+    for result in [start_thread(scene) for scene in scenes]:
+        result.result(LONG)
+
+
+def test_a_cancel_wins_wherever_it_meets_the_enter() -> None:
+    meet = threading.Barrier(2, timeout=HANG)
+    block: httpx_net.timeout | None = None
+
+    def enter() -> None:
+        nonlocal block
+        for _ in rounds():
+            block = httpx_net.timeout(LONG)
+            meet.wait()
+            spin(40)
+            with block:
+                meet.wait()
+                assert httpx_net.remaining() is None
+                assert not block.expired()
+        block = None
+        meet.wait()
+
+    def cancel() -> None:
+        meet.wait()
+        while block is not None:
+            spin(40)
+            block.cancel()
+            meet.wait()
+            meet.wait()
+
+    at_once(enter, cancel)
+
+
+def test_generators_closed_in_other_threads_take_their_own_deadlines_along() -> None:
+    handed: collections.deque[Iterator[None]] = collections.deque()
+    closed: collections.deque[None] = collections.deque()
+    over = threading.Event()
+
+    def bounded(duration: float) -> Iterator[None]:
+        with httpx_net.timeout(duration):
+            yield
+
+    def own() -> None:
+        given = 0
+        for _ in rounds():
+            with httpx_net.timeout(50.0):
+                for _ in range(random.randrange(1, 12)):
+                    generator = bounded(random.choice((60.0, 70.0, 100.0)))
+                    next(generator)
+                    handed.append(generator)
+                    given += 1
+                    with httpx_net.timeout(random.choice((10.0, 60.0, 200.0))):
+                        assert httpx_net.remaining() <= 50.0
+                    assert 10.0 < httpx_net.remaining() <= 50.0
+            wait_until(lambda given=given: len(closed) == given)
+            assert httpx_net.remaining() is None
+        over.set()
+
+    def close() -> None:
+        while not over.is_set():
+            try:
+                handed.popleft().close()
+                closed.append(None)
+            except IndexError:
+                time.sleep(0)
+
+    at_once(own, close, close, close)
+
+
+def test_whoever_looks_up_gets_the_answer_for_their_own_name_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    addresses = {f"name{i}.test": f"127.0.0.{i}" for i in range(1, 5)}
+
+    def answer(host: Any, port: int, family: int = 0, *args: Any, **options: Any) -> Any:
+        time.sleep(random.random() * 0.003)
+        name = host if isinstance(host, str) else host.decode()
+        if name not in addresses or family == socket.AF_INET6:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return [info((addresses[name], port))]
+
+    def look_up() -> None:
+        for _ in rounds():
+            name, port = random.choice([*addresses, "nobody.test"]), random.randrange(1, 65_536)
+            try:
+                with httpx_net.timeout(random.choice((HANG, 0.001, 0.002))):
+                    (found,) = net.getaddrinfo(name, port)
+            except socket.gaierror:
+                assert name == "nobody.test"
+            except TimeoutError:
+                pass
+            else:
+                assert found[4] == (addresses[name], port)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    at_once(*[look_up] * 32)
+
+
+@pytest.mark.parametrize("layers", [1], ids=["TLS"])
+def test_one_thread_reads_what_another_writes_on_tls(peers: Peers, layers: int) -> None:
+    sent, received, all_sent = [0, 0], [0, 0], threading.Event()
+
+    def count(counted: list[int], data: bytes) -> None:
+        counted[:] = counted[0] + len(data), zlib.crc32(data, counted[1])
+
+    def write() -> None:
+        for _ in rounds():
+            data = random.randbytes(random.randrange(1, 100_000))
+            with httpx_net.timeout(LONG):
+                stream.write(data)
+            count(sent, data)
+        all_sent.set()
+
+    def read() -> None:
+        while not all_sent.is_set() or received[0] < sent[0]:
+            try:
+                with httpx_net.timeout(random.choice((0.0005, 0.1))):
+                    count(received, stream.read())
+            except TimeoutError:
+                pass
+
+    with connect_tls(peers.serve_tls_in_tls(echo, layers=layers), layers=layers) as stream:
+        at_once(write, read)
+    assert received == sent
+
+
+def test_sixty_four_threads_share_a_backend_and_a_context(peers: Peers) -> None:
+    context = client_context()
+
+    def connect_and_talk() -> None:
+        for _ in rounds():
+            server, secure = random.choice(((plain, None), (tls, context)))
+            host = random.choice(("127.0.0.1", "localhost", "LOCALHOST"))
+            with (
+                httpx_net.timeout(LONG),
+                httpx_net.timeout(LONG) as inner,
+                net.connect(host, server.address[1]) as stream,
+            ):
+                start(stream, secure)
+                if random.random() < 0.5:
+                    inner.cancel()
+                exchange(stream, random.randbytes(random.randrange(1, 5000)))
+            assert httpx_net.remaining() is None
+
+    with (
+        Echo(peers.listen(backlog=128), None) as plain,
+        Echo(peers.listen(backlog=128), server_context("server")) as tls,
+    ):
+        at_once(*[connect_and_talk] * 64)
+
+
+IGNORED = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+
+
+@pytest.mark.skipif(
+    not ssl.create_default_context().options & IGNORED,
+    reason="the contexts of this Python hide no truncation",
+)
+def test_truncation_is_an_error_for_all_who_share_contexts_that_hide_it(peers: Peers) -> None:
+    contexts = [client_context() for _ in range(2)]
+    before = [context.options for context in contexts]
+    server = server_context("server")
+
+    def cut_off(conn: socket.socket) -> None:
+        with wrap_server(server, conn) as tls:
+            tls.recv(1)
+
+    def meet_truncation() -> None:
+        for _ in rounds():
+            with httpx_net.timeout(LONG), net.connect(*address) as stream:
+                stream.start_tls(random.choice(contexts), "localhost")
+                stream.write(b"x")
+                with pytest.raises(ssl.SSLEOFError):
+                    stream.read()
+
+    address = peers.serve_in_turn(cut_off)
+    at_once(*[meet_truncation] * 8)
+    assert [context.options for context in contexts] == before
