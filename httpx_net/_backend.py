@@ -101,7 +101,9 @@ class NetworkBackend(NetworkBackendInterface):
             socket.gaierror: *host* does not resolve.
             ValueError, TypeError: *host* or *port* is unusable.
         """
-        return _resolve.getaddrinfo(lookup_name(host), check_port(port))
+        local = self._local_address
+        family = socket.AF_UNSPEC if local is None else local.family
+        return _resolve.getaddrinfo(lookup_name(host), check_port(port), family)
 
     def _usable(self, infos: Iterable[Any], where: tuple[str, int]) -> list[Address]:
         """The addresses among *infos* that TCP can connect to without another look-up."""

@@ -1,256 +1,210 @@
-"""Name resolution that can be abandoned.
+"""Look-ups that can be abandoned, and that one lost answer can't stall.
 
-``getaddrinfo`` waits for as long as the resolver pleases (a dead DNS server costs Linux some 20
-seconds), and nothing can interrupt it, not even Ctrl-C. So under a deadline it runs in a thread of
-its own, and the caller waits for the thread, which it can stop doing. The thread is a daemon: it
-ends when the resolver answers, and keeps no program from ending.
+``socket.getaddrinfo`` waits for as long as the resolver pleases (a dead DNS server costs Linux some
+20 seconds), and nothing can interrupt it, not even Ctrl-C. So under a deadline each call of it runs
+in a thread of its own, which makes that one call, says so, and ends. The caller waits for the news,
+and can stop waiting. The thread is a daemon, so it keeps no program from ending.
 
-Two things keep the threads few. Callers that ask for a name while it is being looked up wait for
-the same thread, so that a resolver that hangs holds one per name, not one per attempt. And a thread
-that has an answer stays for a second to look up the next name, because starting one costs more than
-most look-ups do.
+Libc asks for both families and waits for both. If one answer is lost that takes 5 to 15 seconds,
+though the other one would do. So when the first call has been silent for a moment, each family is
+asked for by itself, and the first useful answer is used: RFC 8305, section 3, as far as
+``getaddrinfo`` lets us. While names are well there is only the first call, and the order of its
+answer is the system's (RFC 6724).
 
-No lock guards anything here: dict, list and set are only changed by single, atomic operations. The
-locks that there are wake who waits for them.
+Whoever asks again gets new calls, since the old ones may be stuck. But a dead resolver must not
+gather threads for ever. So each call takes one of four places, of its name, port and family; where
+all are taken, it follows the youngest of those four. This is the business of the calls' threads,
+where no signal handler runs: wherever a caller is interrupted, there is nothing to put in order.
+
+No lock guards anything here. Places are taken by ``dict.setdefault``, and a thread that follows
+first adds itself and then looks whether it came too late, while the other one ends in the reverse
+order: so at least one of the two tells.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import socket
 import sys
 import threading
-from typing import Any
+import weakref
+from typing import Any, TypeAlias
 
 from ._deadlines import bounded, remaining
-from ._names import is_expiry
+from ._names import failure, is_expiry, is_networks
 
-AddressInfo = list[tuple[Any, ...]]  # what socket.getaddrinfo returns
+# socket.getaddrinfo() needs this codec for a str. Later it may not be found, since the program has
+# dropped its rights or is ending.
+"".encode("idna")
 
-_IDLE = 1.0  # seconds that a thread without work waits for more
+# What socket.getaddrinfo() returns.
+AddressInfo: TypeAlias = list[tuple[Any, ...]]
+
+# Seconds. A resolver that is well has nearly always answered by then; and it is what an address
+# that doesn't answer costs, too.
+_SILENCE = 0.25
+
+# Seconds: the Resolution Delay that RFC 8305 recommends in section 8.
+_RESOLUTION_DELAY = 0.05
+
+_MOST_ALIKE = 4
+
+# How systems say that a name has no address of a family, or none at all.
+_NO_ADDRESS = {getattr(socket, f"EAI_{name}", None) for name in ("NONAME", "NODATA", "ADDRFAMILY")}
 
 
-def getaddrinfo(name: str, port: int) -> AddressInfo:
-    """Look up *name*, within the nearest deadline.
+def getaddrinfo(name: str, port: int, family: int = socket.AF_UNSPEC) -> AddressInfo:
+    """Look up *name*, within the nearest deadline; ask for the addresses of *family* alone.
 
-    Numeric addresses need no look-up, and get no thread. Without a deadline the look-up runs in
-    the caller's thread.
+    Numeric addresses, of either family, need no look-up and get no thread. Without a deadline the
+    look-up runs in the caller's thread, and so it does while the interpreter shuts down, when
+    daemon threads no longer run.
 
     Raises:
         TimeoutError: the deadline has passed.
         socket.gaierror: the name does not resolve; the text has the name.
     """
+    calls: list[_Call] = []
     try:
-        bounded = remaining() is not None
-        found = _numeric(name, port)
-        if not found:
-            # In the teardown of the interpreter daemon threads stand still for good.
-            in_time = bounded and not sys.is_finalizing()
-            found = _ask_in_time(name, port) if in_time else _ask(name, port)
-        return found
-    except OSError as exc:  # a gaierror, nearly always
-        if _is_a_handlers(exc):
+        if remaining() is None or sys.is_finalizing():
+            return _numeric(name, port) or _ask(name, port, family)
+        return _numeric(name, port) or _look_up(name, port, family, calls)
+    except OSError as exc:
+        # A function in the place of socket.getaddrinfo raises from its own module.
+        if not is_networks(exc, "" if calls else socket.getaddrinfo.__module__.partition(".")[0]):
             raise
-        if is_expiry(exc):
-            raise TimeoutError(f"look-up of {name!r} timed out: {exc}") from None
-        text = f"look-up of {name!r} failed: {exc.strerror or exc}"
-        raise type(exc)(*([text] if exc.errno is None else [exc.errno, text])) from None
-
-
-def _is_a_handlers(exc: Exception) -> bool:
-    """Whether *exc* is of the caller's own making, and so from a signal handler of his."""
-    return type(exc).__module__ not in ("builtins", "socket")
+        error = _decisive(calls) if is_expiry(exc) else None
+        progress = f" (one call failed: {getattr(error, 'strerror', error)})"
+        raise failure("look-up of", repr(name), exc, progress if error else "") from None
 
 
 def _numeric(name: str, port: int) -> AddressInfo:
-    """What *name* comes to if it is an address in numbers, a zone of IPv6 included."""
-    last = name.rpartition(".")[2]
-    if not last[:1].isdigit() and ":" not in name:
+    """The address that *name* is in numbers, an IPv6 zone included; nothing if it is a name."""
+    if "%" in name:
+        return _ask(name, port, socket.AF_INET6, 0, socket.AI_NUMERICHOST)
+    if ":" in name:
+        ip = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, name))
+        return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port, 0, 0))]
+    if not name.rpartition(".")[2][:1].isdigit():
         return []
-    family, *numbers = (socket.AF_INET6, 0, 0) if ":" in name else (socket.AF_INET,)
-    try:  # as getaddrinfo() would do it, which takes its time
-        ip = socket.inet_ntop(family, socket.inet_pton(family, name))
-        return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port, *numbers))]
-    except OSError:
-        pass  # "127.1" and "0x7f.1" are addresses, too, and so are those with a zone
     try:
-        return _ask(name, port, socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        if ":" in name:  # an address of which the zone, say, does not exist: nothing to look up
+        # "127.1" and "0x7f.1" are addresses, too.
+        ip = socket.inet_ntoa(socket.inet_aton(name))
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port))]
+    except OSError as exc:
+        if not is_networks(exc):
             raise
         return []
 
 
-def _ask(name: str, port: int, flags: int = 0) -> AddressInfo:
-    # As bytes, so that the socket module does not put it through the codec of IDNA 2003.
-    return socket.getaddrinfo(name.encode("ascii"), port, type=socket.SOCK_STREAM, flags=flags)
+def _ask(name: str, port: int, family: int, *flags: int) -> AddressInfo:
+    # By position, as http.client does it: some of the functions that programs put in the place of
+    # this one know no keywords.
+    return socket.getaddrinfo(name, port, family, socket.SOCK_STREAM, *flags)
 
 
-def _ask_in_time(name: str, port: int) -> AddressInfo:
-    while (lookup := _Process.current().look_up(name)).error is _INTERRUPTED and not lookup.begun:
-        pass  # somebody else was to begin it, and was interrupted
-    error = lookup.error
-    if error is not None:  # one for each caller: raising writes into an exception
-        raise type(error)(*error.args)
-    # Other callers may have asked for other ports.
-    return [(*info, (address[0], port, *address[2:])) for *info, address in lookup.found]
+def _look_up(name: str, port: int, family: int, calls: list[_Call]) -> AddressInfo:
+    """Look up in threads. Their calls are put into *calls*: the first, then IPv6, then IPv4."""
+    news = threading.Event()
+    calls.append(_Call((name, port, family), news).start())
+    if not bounded(news.wait, _SILENCE if family == socket.AF_UNSPEC else math.inf):
+        for each in (socket.AF_INET6, socket.AF_INET):
+            calls.append(_Call((name, port, each), news).start())
+        useful: list[_Call] = []
+        while bounded(news.wait, _RESOLUTION_DELAY if useful else math.inf):
+            news.clear()
+            useful = [call for call in calls if call.found]
+            # Once a family has answered, nobody waits for the first call any more.
+            awaited = calls[1:] if useful else calls
+            if calls[0].found or all(call.over for call in awaited):
+                break
+    found = [info for call in calls for info in call.found]
+    error = _decisive(calls)
+    if error is not None and not found:
+        raise error.with_traceback(None)
+    return found
 
 
-_INTERRUPTED = socket.gaierror(socket.EAI_AGAIN, "the look-up was interrupted")
+def _decisive(calls: list[_Call]) -> BaseException | None:
+    """The error to report if all *calls* are in vain, None if none has failed yet."""
+    errors = [call.error for call in calls if call.error is not None]
+    # False sorts first, and of equals the first is taken.
+    return min(errors, key=lambda error: getattr(error, "errno", 0) in _NO_ADDRESS, default=None)
 
 
-class _Lookup:
-    """One call of ``getaddrinfo``, and those who wait for it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.begun = False  # by a thread of its own, which ends it
-        self.found: AddressInfo = []
-        self.error: Exception | None = _INTERRUPTED
-        self._over = False
-        self._waiting: set[threading.Lock] = set()  # one of each who waits, released to wake him
-
-    def run(self) -> None:
-        try:
-            self.found = _ask(self.name, 0)
-            self.error = None
-        except Exception as exc:
-            self.error = exc.with_traceback(None)
-
-    def wait(self) -> None:
-        """Wait until it is over, or for the deadline.
-
-        On a bare lock: what ``threading.Event`` does around one, in both threads, takes as long as
-        a look-up of "localhost".
-        """
-        lock = threading.Lock()
-        lock.acquire()
-        self._waiting.add(lock)
-        try:
-            if not self._over:
-                bounded(lock.acquire, math.inf, True)
-        finally:
-            self._waiting.discard(lock)  # a resolver that hangs may see many come and go
-
-    def end(self) -> None:
-        self._over = True  # first, for who begins to wait at this moment
-        try:
-            while True:  # each once, whoever gives up meanwhile
-                self._waiting.pop().release()
-        except KeyError:  # nobody is left
-            return
+# The calls under way, each in a place of its own.
+_places: dict[tuple[Any, ...], _Call] = {}
 
 
-class _Place:
-    """Where a thread that has nothing to do waits for its next look-up, once.
+class _Call:
+    """One call of ``socket.getaddrinfo``, in a thread that does nothing else.
 
-    Whoever takes the place off the list of the idle, and he alone, gives it a look-up. The thread
-    leaves when nobody has come for a second, or has come and was interrupted. If it leaves just
-    when it is given one, both reach for the lock, which is free from when that is there until one
-    of them has it; the other gives way.
+    It sets *news* when it is over.
     """
 
-    def __init__(self, idle: list[_Place]) -> None:
-        self._idle = idle
-        self._lookup: _Lookup | None = None
-        self._given = threading.Lock()
-        self._given.acquire()
-        self._left = False
-        idle.append(self)
+    _numbers = itertools.count()
 
-    def give(self, lookup: _Lookup) -> bool:
-        """Have the thread look that up next; False if it has left."""
-        self._lookup = lookup
-        self._given.release()
-        return not self._left or not self._given.acquire(blocking=False)
+    def __init__(self, question: tuple[str, int, int], news: threading.Event) -> None:
+        self.question = question
+        self.found: AddressInfo = []
+        self.error: BaseException | None = None
+        self.over = False
+        self._news = news
+        self._number = next(self._numbers)
+        # Calls for which no place was left. Weak, because many may come and give up.
+        self._followers: set[weakref.ref[_Call]] = set()
 
-    def wait(self) -> _Lookup | None:
-        return self._lookup if self._given.acquire(timeout=_IDLE) else self.leave()
-
-    def leave(self) -> _Lookup | None:
-        """What it is given at the last moment, if anything."""
+    def start(self, daemon: bool = True) -> _Call:
+        """Start the thread, or end for want of one."""
+        name = f"httpx_net look-up of {self.question[0]}"
         try:
-            self._idle.remove(self)
-        except ValueError:
-            pass  # somebody has taken it
-        self._left = True  # first, for who gives at this moment
-        return self._lookup if self._given.acquire(blocking=False) else None
-
-
-class _Process:
-    """The look-ups of this process: those that run, and the threads that wait for more."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self.running: dict[str, _Lookup] = {}
-        self.idle: list[_Place] = []
-
-    @staticmethod
-    def current() -> _Process:
-        global _process
-        if _process._pid != os.getpid():  # a forked child has none of its parent's threads
-            _process = _Process()
-        return _process
-
-    def look_up(self, name: str) -> _Lookup:
-        """Look up *name*, or wait with those who do already, until that is over."""
-        lookup = _Lookup(name)
-        try:
-            running = self.running.setdefault(name, lookup)
-            if running is lookup:
-                self._begin(lookup)
-        except BaseException:  # an interrupt: let nobody wait for what no thread has begun
-            if not lookup.begun:
-                self._end(lookup)
-            raise
-        running.wait()
-        return running
-
-    def _begin(self, lookup: _Lookup) -> None:
-        try:
-            begun = self.idle.pop().give(lookup)
-        except IndexError:
-            begun = False
-        if not begun:
-            self._start_thread(lookup)
-
-    def _start_thread(self, lookup: _Lookup) -> None:
-        thread = threading.Thread(target=self._work, args=(lookup,), daemon=True)
-        try:
-            thread.start()
+            threading.Thread(target=self._run, name=name, daemon=daemon).start()
         except RuntimeError as exc:
-            if _is_a_handlers(exc):
+            if not is_networks(exc, "threading"):
                 raise
-            # No thread to be had: the program is ending, or the system is out of them. A look-up
-            # that may be late is better than none.
-            lookup.run()
-            self._end(lookup)
+            if "daemon threads are disabled" in str(exc):
+                # It is a sub-interpreter.
+                self.start(daemon=False)
+            elif "at interpreter shutdown" in str(exc):
+                self._end(_ask(*self.question), None)
+            else:
+                self._end([], socket.gaierror(socket.EAI_AGAIN, "no thread could be started"))
+        return self
 
-    def _work(self, lookup: _Lookup | None) -> None:
-        """What a thread does: the look-up it was started for, and those that follow in time."""
-        thread = threading.current_thread()
-        place: _Place | None = None
+    def _run(self) -> None:
+        """What the thread does: take a place and ask, or follow the youngest of the others."""
+        self._thread = threading.current_thread()
+        alike = []
+        for place in [(os.getpid(), self.question, number) for number in range(_MOST_ALIKE)]:
+            call = _places.setdefault(place, self)
+            # A forked child has none of its parent's threads, but may have its process number, in
+            # another namespace.
+            if call is self or not call._thread.is_alive():
+                _places[place] = self
+                self._ask(place)
+                return
+            alike.append(call)
+        youngest = max(alike, key=lambda call: call._number)
+        youngest._followers.add(weakref.ref(self, youngest._followers.discard))
+        if youngest.over:
+            self._end(youngest.found, youngest.error)
+
+    def _ask(self, place: tuple[Any, ...]) -> None:
         try:
-            while lookup is not None:
-                lookup.begun = True
-                try:
-                    thread.name = f"httpx_net look-up of {lookup.name}"
-                    lookup.run()
-                    thread.name = "httpx_net look-up (idle)"
-                    place = _Place(self.idle)  # before the end, for who looks up the next name then
-                finally:
-                    self._end(lookup)
-                lookup = place.wait()
-        except BaseException:  # MemoryError, say: let nobody wait for this thread
-            if place is not None and (lookup := place.leave()) is not None:
-                self._end(lookup)
-            raise
+            self.found = _ask(*self.question)
+        except BaseException as exc:
+            # Without the frames, which would keep much alive. When the caller's thread raises it
+            # again it is an error of this module, and so the network's.
+            self.error = exc.with_traceback(None)
+        self.over = True
+        _places.pop(place, None)
+        for call in filter(None, [follower() for follower in self._followers.copy()]):
+            call._end(self.found, self.error)
+        # This comes last, because a fork that follows the look-up should find no thread.
+        self._news.set()
 
-    def _end(self, lookup: _Lookup) -> None:
-        if self.running.get(lookup.name) is lookup:
-            self.running.pop(lookup.name, None)
-        lookup.end()
-
-
-_process = _Process()
+    def _end(self, found: AddressInfo, error: BaseException | None) -> None:
+        self.found, self.error, self.over = found, error, True
+        self._news.set()

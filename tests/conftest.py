@@ -28,8 +28,6 @@ hypothesis.settings.load_profile("here")
 # A shell has its background jobs ignore it, and then nobody could press Ctrl-C in a test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-IDLE_LOOK_UP = "httpx_net look-up (idle)"  # a parked thread of the library; it ends by itself
-
 
 @pytest.fixture
 def peers() -> Iterator[Peers]:
@@ -106,11 +104,11 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def unfinished(threads: set[threading.Thread]) -> list[str]:
-    """The names of those that neither end nor become idle in the time any peer gets."""
+    """The names of those that do not end in the time any peer gets."""
     deadline = time.monotonic() + HANG
 
     def busy() -> list[threading.Thread]:
-        return [thread for thread in threads if thread.is_alive() and thread.name != IDLE_LOOK_UP]
+        return [thread for thread in threads if thread.is_alive()]
 
     while (waiting := busy()) and time.monotonic() < deadline:
         waiting[0].join(0.01)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,36 +85,6 @@ class Resolver:
         if isinstance(answer, Exception):
             raise answer
         return [info((answer[0], port, *answer[2:]))]
-
-
-def all_wait_for_one_look_up(
-    count: int, ask: Callable[[], object], resolver: Resolver
-) -> list[Future[object]]:
-    """What *count* threads get from *ask*, once all of them wait for the same look-up."""
-    resolver.hang()
-    asking: set[int] = set()
-
-    def scene() -> object:
-        asking.add(threading.get_ident())
-        return ask()
-
-    with ThreadPoolExecutor(count) as pool:
-        answers = [pool.submit(scene) for _ in range(count)]
-        try:
-            wait_until(lambda: len(asking) == count and all(map(waits_for_a_look_up, list(asking))))
-        finally:
-            resolver.answer()
-    return answers
-
-
-def waits_for_a_look_up(thread: int) -> bool:
-    """Whether the thread of that number waits for a look-up that another has begun."""
-    frame, functions = sys._current_frames()[thread], []
-    while frame is not None:
-        functions.append(frame.f_code.co_name)
-        frame = frame.f_back
-    # The one that begins it waits as well, within start, for a thread to start.
-    return functions[:2] == ["wait", "look_up"]
 
 
 def main_thread_is_in(*functions: Callable[..., object]) -> bool:

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import httpx_net
-from dialing import Resolver, all_wait_for_one_look_up, info
+from dialing import Resolver, info
 from hooks import CachingBackend, PinnedBackend, PublicBackend, is_public
-from peers import HANG, Peers, client_context, echo, silent, wait_until
+from peers import HANG, Peers, client_context, echo, silent
 
 NAME = "www.example.com"
 
@@ -63,41 +63,11 @@ def test_the_cache_remembers_no_failure(resolver: Resolver) -> None:
     assert net.getaddrinfo(NAME, 80)
 
 
-@pytest.mark.parametrize("seconds", [None, HANG], ids=["no deadlines", "deadlines"])
-def test_a_stampede_on_the_cache_is_one_look_up(resolver: Resolver, seconds: float | None) -> None:
-    resolver.answers[NAME] = ("127.0.0.1", 0)
-    net = CachingBackend()
-
-    def ask() -> list[object]:
-        with httpx_net.timeout(seconds):
-            return net.getaddrinfo(NAME, 80)
-
-    answers = all_wait_for_one_look_up(16, ask, resolver)
-    assert all(answer.result() == ask() for answer in answers)
-    assert resolver.asked == [NAME]
-
-
 def test_what_the_cache_returns_may_be_changed(resolver: Resolver) -> None:
     resolver.answers[NAME] = ("127.0.0.1", 0)
     net = CachingBackend()
     for _ in range(3):
         net.getaddrinfo(NAME, 80).pop()
-
-
-def test_whoever_waits_for_the_cache_waits_to_his_own_deadline(resolver: Resolver) -> None:
-    resolver.answers[NAME] = ("127.0.0.1", 0)
-    resolver.hang()
-    net = CachingBackend()
-    with ThreadPoolExecutor() as pool:
-        patient = pool.submit(net.getaddrinfo, NAME, 80)
-        wait_until(lambda: resolver.asked)
-        start = time.monotonic()
-        with pytest.raises(TimeoutError), httpx_net.timeout(0.05):
-            net.getaddrinfo(NAME, 80)
-        assert 0.05 <= time.monotonic() - start < 2.0
-        resolver.answer()
-        assert patient.result()
-    assert resolver.asked == [NAME]
 
 
 def test_who_asked_first_and_gave_up_leaves_the_look_up_to_the_others(resolver) -> None:
