@@ -214,6 +214,20 @@ class TLSInside:
                     self.flush()
 
 
+def bottom(conn: Any) -> socket.socket:
+    """The socket below all the layers of *conn*."""
+    while isinstance(conn, TLSInside):
+        conn = conn.outer
+    return conn  # type: ignore[no-any-return]
+
+
+def say_goodbye(conn: Any) -> None:
+    """End every layer of *conn* in an orderly way, the innermost first."""
+    while isinstance(conn, TLSInside):
+        conn.send_close_notify()
+        conn = conn.outer
+
+
 class Meddled:
     """What a peer says through *conn*, meddled with after so many bytes of it.
 
@@ -257,9 +271,14 @@ def connect_tls(
     layers: int = 1,
     **options: Any,
 ) -> httpx_net.NetworkStream:
-    """A stream to *address*, TLS in as many *layers*; *options* are those of the backend."""
+    """A stream to *address*, TLS in as many *layers*; *options* are those of the backend.
+
+    *context* and *hostname* are the innermost layer's. The layers around it have plain ones.
+    """
     stream = httpx_net.NetworkBackend(**options).connect(*address)
-    for _ in range(layers):
+    for _ in range(layers - 1):
+        stream.start_tls(client_context(), "localhost")
+    if layers:
         stream.start_tls(client_context() if context is None else context, hostname)
     return stream
 
@@ -509,6 +528,25 @@ class Peers:
             handler(conn)
 
         return self.serve_tls(secured, tickets=0)
+
+    def serve_layers(
+        self, handler: Handler, layers: int, context: ssl.SSLContext | None = None
+    ) -> Address:
+        """Like ``serve``, in so many layers of TLS, or none: *handler* gets the innermost.
+
+        Each layer is a ``TLSInside``, whose ``outer`` is the next one out, down to the socket. The
+        innermost has *context*; the others have one without tickets, and so has it without one.
+        """
+        plain = server_context("server")
+        plain.num_tickets = 0
+
+        def layered(conn: Any) -> None:
+            for layer in range(layers):
+                innermost = layer == layers - 1
+                conn = TLSInside(context if context and innermost else plain, conn)
+            handler(conn)
+
+        return self.serve(layered)
 
     def serve_proxy(self, target: Address, *, certificate: str = "proxy") -> Address:
         """An HTTPS proxy: TLS to the client, and whatever CONNECT asks for leads to *target*.
