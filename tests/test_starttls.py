@@ -1,4 +1,4 @@
-"""STARTTLS: what was said before the handshake stays apart from what is said behind it."""
+"""STARTTLS: what was said before the handshake stays apart from what is said after it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_stream_is_upgraded_in_place(peers: Peers, below: int) -> None:
 
 
 @pytest.mark.parametrize("asked_first", [False, True])
-def test_what_was_injected_before_the_handshake_is_not_taken_for_what_came_behind_it(
+def test_what_was_injected_before_the_handshake_is_not_read_after_it(
     peers: Peers, below: int, asked_first: bool
 ) -> None:
     """As in CVE-2011-0411: a man in the middle adds to the answer what is then trusted."""

@@ -102,7 +102,7 @@ def show_client(conn: TLSInside) -> None:
 
 
 @both_layers
-def test_its_certificate_is_shown(peers: Peers, layers: int) -> None:
+def test_its_client_certificate_is_sent(peers: Peers, layers: int) -> None:
     server = server_context("server", client_ca="ca")
     client = client_context(certificate="client")
     address = peers.serve_layers(show_client, layers, server)
@@ -111,7 +111,7 @@ def test_its_certificate_is_shown(peers: Peers, layers: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_certificate_that_is_missing_is_an_error(peers: Peers, version: ssl.TLSVersion) -> None:
+def test_a_missing_client_certificate_is_an_error(peers: Peers, version: ssl.TLSVersion) -> None:
     address = peers.serve_tls(client_ca="ca", refused=True, maximum_version=version)
     # On TLS 1.3 the client is done before the server has looked, so the first read fails.
     with (
@@ -121,7 +121,7 @@ def test_a_certificate_that_is_missing_is_an_error(peers: Peers, version: ssl.TL
         stream.read()
 
 
-def test_a_certificate_that_is_asked_for_during_a_read_is_shown(peers: Peers) -> None:
+def test_a_client_certificate_that_is_asked_for_during_a_read_is_sent(peers: Peers) -> None:
     """Nobody writes the answer, which is the layer's own, so the read has to send it."""
 
     def ask(inner: TLSInside) -> None:
@@ -171,7 +171,7 @@ def test_a_socket_that_is_tls_already_makes_a_stream(peers: Peers) -> None:
 
 
 @pytest.mark.parametrize("suppress", [False, True])
-def test_its_truncation_is_treated_as_that_of_any_other(peers: Peers, suppress: bool) -> None:
+def test_its_truncation_is_an_error_unless_it_is_suppressed(peers: Peers, suppress: bool) -> None:
     sock = wrapped_socket(peers.serve_layers(lambda conn: conn.sendall(b"x"), 1))
     with httpx_net.NetworkStream(sock, suppress_ragged_eofs=suppress) as stream:
         assert stream.read() == b"x"

@@ -107,7 +107,7 @@ def serve_end(
 
 @pytest.mark.parametrize(("how", "layers"), TRUNCATIONS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_truncation_is_an_error_each_time(
+def test_without_close_notify_every_read_reports_truncation(
     peers: Peers, context: ssl.SSLContext, how: End, layers: int, version: ssl.TLSVersion
 ) -> None:
     with connect_tls(serve_end(peers, how, layers, version), context, layers=layers) as stream:
@@ -119,7 +119,7 @@ def test_truncation_is_an_error_each_time(
 
 @pytest.mark.parametrize(("how", "layers"), ENDS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_after_close_notify_the_end_is_said_each_time(
+def test_after_close_notify_every_read_reports_the_end(
     peers: Peers, context: ssl.SSLContext, how: End, layers: int, version: ssl.TLSVersion
 ) -> None:
     address = serve_end(peers, how, layers, version)

@@ -85,17 +85,6 @@ def test_half_a_record_does_not_make_a_stream_readable(peers: Peers, layers: int
         assert stream.read() == b"second"
 
 
-@all_layers
-def test_what_has_been_decrypted_makes_a_stream_readable(peers: Peers, layers: int) -> None:
-    with connect_tls(peers.serve_layers(echo, layers), layers=layers) as stream:
-        stream.write(b"hello")
-        for expected in (b"h", b"el"):
-            assert stream.read(len(expected)) == expected
-            assert is_readable(stream)
-        assert stream.read() == b"lo"
-        assert not is_readable(stream)
-
-
 @pytest.mark.parametrize("layers", [2, 3])
 def test_what_waits_between_two_layers_makes_a_stream_readable(peers: Peers, layers: int) -> None:
     class Together:

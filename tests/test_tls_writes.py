@@ -75,7 +75,9 @@ def test_a_write_that_has_to_wait_sends_everything_once(peers: Peers, layers: in
 
 
 @both_layers
-def test_a_write_that_times_out_says_how_far_it_got_to_a_record(peers: Peers, layers: int) -> None:
+def test_a_write_that_times_out_says_how_far_it_got_to_within_a_record(
+    peers: Peers, layers: int
+) -> None:
     peer = SlowPeer()
     with connect_tls(peers.serve_layers(peer, layers), layers=layers) as stream:
         sent = fail_to_write(stream)
