@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from peers import (
     send_close_notify,
     silent,
     splice,
+    take_from,
+    times_out,
 )
 
 HAPROXY = """
@@ -55,44 +58,25 @@ def connect_proxy(target: Address) -> Callable[[socket.socket], None]:
     return proxy
 
 
-Proxy = Callable[[Address], Address]
-
-
-@pytest.fixture(params=["ours", "haproxy"])
-def proxy_to(request: pytest.FixtureRequest, peers: Peers, tmp_path: Path) -> Iterator[Proxy]:
-    """``proxy_to(target)``: start an HTTPS proxy to it; returns the proxy's address."""
-    if request.param == "ours":
-        yield peers.serve_proxy
-        return
+@contextmanager
+def haproxy_to(target: Address, peers: Peers, directory: Path) -> Iterator[Address]:
+    """Run haproxy in front of *target*; gives its address."""
     haproxy = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin")
     if haproxy is None:
         pytest.skip("haproxy is not installed")
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(target: Address) -> Address:
-        ip, port = peers.serve(connect_proxy(target))
-        listener = peers.listen()
-        configuration = tmp_path / "haproxy.cfg"
-        configuration.write_text(
-            HAPROXY.format(
-                listener=listener.fileno(),
-                certificate=CERTIFICATES / "proxy.pem",
-                ip=ip,
-                port=port,
-            )
-        )
-        # It inherits the socket that listens: no port to agree on, and no moment to wait for.
-        running.append(
-            subprocess.Popen(
-                [haproxy, "-q", "-db", "-f", configuration], pass_fds=[listener.fileno()]
-            )
-        )
-        return listener.getsockname()[:2]
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait(HANG)
+    ip, port = peers.serve(connect_proxy(target))
+    listener = peers.listen()
+    configuration = directory / "haproxy.cfg"
+    certificate = CERTIFICATES / "proxy.pem"
+    configuration.write_text(
+        HAPROXY.format(listener=listener.fileno(), certificate=certificate, ip=ip, port=port)
+    )
+    # It inherits the socket that listens: no port to agree on, and no moment to wait for.
+    command = [haproxy, "-q", "-db", "-f", configuration]
+    process = subprocess.Popen(command, pass_fds=[listener.fileno()])
+    yield listener.getsockname()[:2]
+    process.terminate()
+    process.wait(HANG)
 
 
 def connect_through(proxy: Address, **options: Any) -> httpx_net.NetworkStream:
@@ -108,74 +92,65 @@ def connect_through(proxy: Address, **options: Any) -> httpx_net.NetworkStream:
     return stream
 
 
-def test_a_client_gets_through_a_proxy(proxy_to: Proxy, serve_tls: Callable[..., Address]) -> None:
-    with connect_through(proxy_to(serve_tls(echo))) as stream:
-        for size in (1, 16_384, 500_000):
-            stream.write(bytes(size))
-            assert sum(len(data) for data in read_parts(stream, size)) == size
-        certificate = stream.get_extra_info("ssl_object").getpeercert()
-        assert ("DNS", "server.test") in certificate["subjectAltName"]
+def assert_it_gets_through(stream: httpx_net.NetworkStream) -> None:
+    for size in (1, 16_384, 500_000):
+        stream.write(bytes(size))
+        assert take_from(stream, size) == bytes(size)
+    certificate = stream.get_extra_info("ssl_object").getpeercert()
+    assert ("DNS", "server.test") in certificate["subjectAltName"]
 
 
-def test_the_end_behind_a_proxy_is_an_end(
-    proxy_to: Proxy, serve_tls: Callable[..., Address]
-) -> None:
+def test_a_client_gets_through_a_proxy(peers: Peers) -> None:
+    with connect_through(peers.serve_proxy(peers.serve_tls(echo))) as stream:
+        assert_it_gets_through(stream)
+
+
+def test_haproxy_is_such_a_proxy(peers: Peers, tmp_path: Path) -> None:
+    haproxy = haproxy_to(peers.serve_tls(echo), peers, tmp_path)
+    with haproxy as proxy, connect_through(proxy) as stream:
+        assert_it_gets_through(stream)
+
+
+def test_the_end_behind_a_proxy_is_an_end(peers: Peers) -> None:
     def end(conn: ssl.SSLSocket) -> None:
         conn.sendall(b"all of it")
         send_close_notify(conn)
 
-    with connect_through(proxy_to(serve_tls(end))) as stream, httpx_net.timeout(HANG / 2):
-        assert [stream.read() for _ in range(3)] == [b"all of it", b"", b""]
+    with connect_through(peers.serve_proxy(peers.serve_tls(end))) as stream:
+        assert take_from(stream) == b"all of it"
 
 
-def test_truncation_behind_a_proxy_is_truncation(
-    proxy_to: Proxy, serve_tls: Callable[..., Address]
+@pytest.mark.parametrize("forgiven", [False, True])
+def test_truncation_behind_a_proxy_is_an_error_unless_it_is_forgiven(
+    peers: Peers, forgiven: bool
 ) -> None:
-    address = proxy_to(serve_tls(lambda conn: conn.sendall(b"half of it")))
-    with connect_through(address) as stream, httpx_net.timeout(HANG / 2):
+    proxy = peers.serve_proxy(peers.serve_tls(lambda conn: conn.sendall(b"half of it")))
+    with connect_through(proxy, suppress_ragged_eofs=forgiven) as stream:
         assert stream.read() == b"half of it"
         for _ in range(2):
+            if forgiven:
+                assert stream.read() == b""
+                continue
             with pytest.raises(ssl.SSLEOFError, match="suppress_ragged_eofs"):
                 stream.read()
 
 
-def test_truncation_behind_a_proxy_can_be_taken_for_the_end(
-    proxy_to: Proxy, serve_tls: Callable[..., Address]
-) -> None:
-    address = proxy_to(serve_tls(lambda conn: conn.sendall(b"half of it")))
-    with connect_through(address, suppress_ragged_eofs=True) as stream, httpx_net.timeout(HANG / 2):
-        assert [stream.read() for _ in range(3)] == [b"half of it", b"", b""]
-
-
-def test_a_server_behind_a_proxy_has_to_prove_its_own_name(
-    proxy_to: Proxy, serve_tls: Callable[..., Address]
-) -> None:
-    address = proxy_to(serve_tls(certificate="proxy", refused=True))
+def test_a_server_behind_a_proxy_has_to_prove_its_own_name(peers: Peers) -> None:
+    proxy = peers.serve_proxy(peers.serve_tls(certificate="proxy", refused=True))
     with pytest.raises(ssl.SSLCertVerificationError, match=r"for 'server\.test'"):
-        connect_through(address)
+        connect_through(proxy)
 
 
-def test_a_deadline_bounds_a_read_through_a_proxy(
-    proxy_to: Proxy, serve_tls: Callable[..., Address]
-) -> None:
-    with connect_through(proxy_to(serve_tls(silent))) as stream:
-        with httpx_net.timeout(0.1), pytest.raises(TimeoutError, match=r"timeout\(0\.1\)"):
+def test_a_deadline_bounds_a_read_through_a_proxy(peers: Peers) -> None:
+    with connect_through(peers.serve_proxy(peers.serve_tls(silent))) as stream:
+        with times_out(0.05):
             stream.read()
         assert stream.get_extra_info("is_readable") is False
 
 
-def test_the_server_behind_a_proxy_hears_the_goodbye(proxy_to: Proxy, peers: Peers) -> None:
-    ends = []
-
-    def hears(conn: ssl.SSLSocket) -> None:
-        ends.append(conn.recv(1))
-
-    connect_through(proxy_to(peers.serve_tls(hears, tickets=0))).close()
+def test_the_server_behind_a_proxy_hears_the_goodbye(peers: Peers) -> None:
+    heard = []
+    server = peers.serve_tls(lambda conn: heard.append(conn.recv(1)), tickets=0)
+    connect_through(peers.serve_proxy(server)).close()
     peers.close()
-    assert ends == [b""]
-
-
-def read_parts(stream: httpx_net.NetworkStream, size: int) -> Iterator[bytes]:
-    while size:
-        yield (data := stream.read(size))
-        size -= len(data)
+    assert heard == [b""]
