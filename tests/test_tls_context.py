@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import select
 import socket
 import ssl
 from pathlib import Path
@@ -155,15 +156,18 @@ def wrapped_socket(address: Address) -> ssl.SSLSocket:
 
 
 def test_a_socket_that_is_tls_already_makes_a_stream(peers: Peers) -> None:
-    def echo_once(conn: TLSInside) -> None:
+    def echo_once(conn: ssl.SSLSocket) -> None:
         conn.sendall(conn.recv(100))
         # An end without close_notify would be an error.
         assert conn.recv(1) == b""
 
-    sock = wrapped_socket(peers.serve_layers(echo_once, 1))
+    sock = wrapped_socket(peers.serve_tls(echo_once))
+    # These are tickets.
+    assert select.select([sock], [], [], HANG)[0]
     with httpx_net.NetworkStream(sock) as stream:
         assert repr(stream).endswith(" TLS]>")
         assert stream.get_extra_info("ssl_object") is stream.get_extra_info("socket") is sock
+        assert stream.get_extra_info("is_readable") is False
         stream.write(b"hello")
         assert stream.read() == b"hello"
         with httpx_net.timeout(0.05), pytest.raises(TimeoutError):
