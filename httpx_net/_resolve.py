@@ -162,15 +162,15 @@ class _Call:
         try:
             threading.Thread(target=self._run, name=name, daemon=daemon).start()
         except RuntimeError as exc:
-            if not is_networks(exc, "threading"):
-                raise
             if "daemon threads are disabled" in str(exc):
                 # It is a sub-interpreter.
                 self.start(daemon=False)
             elif "at interpreter shutdown" in str(exc):
                 self._end(_ask(*self.question), None)
-            else:
+            elif "can't start new thread" in str(exc) or is_networks(exc, "threading"):
                 self._end([], socket.gaierror(socket.EAI_AGAIN, "no thread could be started"))
+            else:
+                raise
         return self
 
     def _run(self) -> None:

@@ -26,9 +26,9 @@ IPV4, IPV6 = info(("192.0.2.1", 80)), info(("2001:db8::1", 80, 0, 0))
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 LATER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 NO_DATA = socket.gaierror(getattr(socket, "EAI_NODATA", UNKNOWN.errno), "No address of this family")
+BROKEN = OSError(errno.EIO, "broken")
 
 net = httpx_net.NetworkBackend()
-from_ipv4 = httpx_net.NetworkBackend(local_address="0.0.0.0")
 from_ipv6 = httpx_net.NetworkBackend(local_address=("::1", 0))
 
 
@@ -76,17 +76,13 @@ def ask(seconds: float | None = HANG, name: str = NAME) -> list[Any]:
 # ---- Addresses in numbers
 
 
-@pytest.mark.parametrize(
-    ("literal", "sockaddr"),
-    [
-        ("127.0.0.1", ("127.0.0.1", 80)),
-        ("127.1", ("127.0.0.1", 80)),
-        ("0x7f.0x1", ("127.0.0.1", 80)),
-        ("FE80:0::1", ("fe80::1", 80, 0, 0)),
-    ],
-)
-def test_a_literal_needs_no_look_up(names: Names, literal: str, sockaddr: Any) -> None:
-    assert ask(name=literal) == ask(None, literal) == [info(sockaddr)]
+LITERALS = {"127.0.0.1": "127.0.0.1", "127.1": "127.0.0.1", "0x7f.0x1": "127.0.0.1", "::0": "::"}
+
+
+@pytest.mark.parametrize("literal", LITERALS)
+def test_a_literal_needs_no_look_up(names: Names, literal: str) -> None:
+    expected = info((LITERALS[literal], 80, 0, 0) if ":" in literal else (LITERALS[literal], 80))
+    assert ask(name=literal) == ask(None, literal) == [expected]
     assert not names.calls
 
 
@@ -106,27 +102,21 @@ def test_a_name_may_have_labels_that_begin_with_a_digit(names: Names, name: str)
 # ---- Whose thread, and what is called in it
 
 
-def test_without_a_deadline_the_callers_thread_asks(names: Names) -> None:
+@pytest.mark.parametrize("seconds", [None, HANG])
+def test_getaddrinfo_is_called_as_everybody_calls_it(names: Names, seconds: float | None) -> None:
     names.known[BOTH] = [IPV4]
-    assert ask(None) == [IPV4]
-    assert names.calls[0].thread is threading.current_thread()
+    assert ask(seconds) == [IPV4]
+    assert [call.question for call in names.calls] == [(NAME, 80, BOTH)]
+    assert (names.calls[0].thread is threading.current_thread()) == (seconds is None)
 
 
 def test_under_a_deadline_a_daemon_thread_asks_and_ends(names: Names) -> None:
-    names.known[BOTH] = [IPV4]
-    assert ask() == ask() == [IPV4]
+    names.known[BOTH] = [IPV4, IPV6]
+    assert ask() == ask() == [IPV4, IPV6]
     one, two = [call.thread for call in names.calls]
     assert one is not two
-    assert one.daemon
-    assert one.name == f"httpx_net look-up of {NAME}"
+    assert (one.daemon, one.name) == (True, f"httpx_net look-up of {NAME}")
     wait_until(lambda: not one.is_alive() and not two.is_alive())
-
-
-@pytest.mark.parametrize("seconds", [None, HANG])
-def test_whoever_replaces_getaddrinfo_is_given_a_str_and_the_port(names, seconds) -> None:
-    names.known[BOTH] = [IPV4]
-    ask(seconds)
-    assert names.calls[0].question == (NAME, 80, BOTH)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are a thing of Linux")
@@ -148,12 +138,6 @@ def test_a_look_up_happens_in_the_callers_network_namespace(monkeypatch) -> None
 # ---- Both families
 
 
-def test_while_names_are_well_one_call_asks_for_both_families(names: Names) -> None:
-    names.known[BOTH] = [IPV4, IPV6]
-    assert ask() == [IPV4, IPV6]
-    assert len(names.calls) == 1
-
-
 @pytest.mark.parametrize(
     ("known", "seconds"), [({SIX: IPV6, FOUR: IPV4}, 0.25), ({FOUR: IPV4}, 0.3)]
 )
@@ -172,24 +156,14 @@ def test_the_other_family_may_be_a_moment_late(names: Names) -> None:
     assert found.result() == [IPV6, IPV4]
 
 
-def test_the_first_call_may_answer_late(names: Names) -> None:
-    names.known[FOUR] = UNKNOWN
+@pytest.mark.parametrize(("first", "last"), [(BOTH, FOUR), (FOUR, BOTH)])
+def test_an_error_never_wins_over_an_answer_that_comes_later(names, first, last) -> None:
     with in_thread(ask) as found:
-        names.call(SIX)
-        names.call(BOTH).set_result([IPV4, IPV6])
-    assert found.result() == [IPV4, IPV6]
-
-
-@pytest.mark.parametrize("first", [UNKNOWN, LATER, None])
-def test_an_error_never_wins_over_the_other_familys_answer(names: Names, first: Any) -> None:
-    names.known[SIX] = LATER
-    with in_thread(ask) as found:
-        four = names.call(FOUR)
-        if first is not None:
-            names.call(BOTH).set_result(first)
+        names.call(SIX).set_result(LATER)
+        names.call(first).set_result(UNKNOWN)
         time.sleep(0.1)
         assert not found.done()
-        four.set_result([IPV4])
+        names.call(last).set_result([IPV4])
     assert found.result() == [IPV4]
 
 
@@ -203,27 +177,21 @@ def test_at_the_deadline_the_error_of_one_family_is_in_the_text(names: Names) ->
 
 
 @pytest.mark.parametrize(
-    ("first", "six", "four", "telling"),
-    [
-        (UNKNOWN, UNKNOWN, LATER, LATER),
-        (LATER, OSError(errno.EIO, "broken"), UNKNOWN, LATER),
-        (UNKNOWN, NO_DATA, NO_DATA, UNKNOWN),
-    ],
+    "errors", [(UNKNOWN, LATER, UNKNOWN), (BROKEN, UNKNOWN, LATER), (NO_DATA, NO_DATA, UNKNOWN)]
 )
-def test_when_all_fail_the_error_that_says_most_is_raised(names, first, six, four, telling) -> None:
-    names.known |= {SIX: six, FOUR: four}
+def test_when_all_fail_the_error_that_says_most_is_raised(names: Names, errors: Any) -> None:
     with in_thread(ask) as found:
-        wait_until(lambda: names.of(FOUR))
-        names.call(BOTH).set_result(first)
-    with pytest.raises(socket.gaierror, match=f"failed: {telling.strerror}"):
+        for family, error in zip((SIX, FOUR, BOTH), errors, strict=True):
+            names.call(family).set_result(error)
+    telling = LATER if LATER in errors else UNKNOWN
+    with pytest.raises(socket.gaierror, match=f"look-up of '{NAME}' failed: {telling.strerror}"):
         found.result()
 
 
-@pytest.mark.parametrize(("backend", "family"), [(from_ipv4, FOUR), (from_ipv6, SIX)])
-def test_a_local_address_has_its_family_alone_asked_for(names, backend, family) -> None:
+def test_a_local_address_has_its_family_alone_asked_for(names: Names) -> None:
     with times_out(0.4):
-        backend.getaddrinfo(NAME, 80)
-    assert [call.question[2] for call in names.calls] == [family]
+        from_ipv6.getaddrinfo(NAME, 80)
+    assert [call.question[2] for call in names.calls] == [SIX]
 
 
 def test_waits_end_on_time_though_the_clock_stands_still(names: Names) -> None:
@@ -241,17 +209,9 @@ def test_waits_end_on_time_though_the_clock_stands_still(names: Names) -> None:
 
 @pytest.mark.parametrize("name", [NAME, "127.0.0.1"])
 def test_under_a_passed_deadline_nobody_asks(names: Names, name: str) -> None:
-    with times_out(0.0) as caught:
+    with times_out(0.0):
         net.getaddrinfo(name, 80)
-    assert str(caught.value) == f"look-up of '{name}' timed out: timeout(0.0) expired"
     assert not names.calls
-
-
-def test_whoever_asks_again_gets_a_look_up_of_their_own(names: Names) -> None:
-    with times_out(0.02):
-        net.getaddrinfo(NAME, 80)
-    names.known[BOTH] = [IPV4]
-    assert ask() == [IPV4]
 
 
 def test_a_dead_resolver_holds_twelve_threads_of_a_name(names: Names) -> None:
@@ -303,11 +263,10 @@ def test_an_error_has_the_name_in_its_text(names, error, expected, seconds) -> N
 def test_where_no_thread_can_be_started_the_look_up_fails_at_once(names: Names) -> None:
     usual = threading.stack_size(1 << 46)  # more than there is
     try:
-        with pytest.raises(socket.gaierror, match="failed: no thread could be started") as caught:
+        with pytest.raises(socket.gaierror, match=f"{socket.EAI_AGAIN}.* no thread could be "):
             ask()
     finally:
         threading.stack_size(usual)
-    assert caught.value.errno == socket.EAI_AGAIN
 
 
 # ---- Interrupts
@@ -325,26 +284,22 @@ def test_what_a_signal_handler_raises_comes_out_as_it_is(names, moment, kind) ->
     def handler(*args: object) -> None:
         raise kind("alarm")
 
-    usual = signal.signal(signal.SIGALRM, handler)
+    signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, moment)
     with pytest.raises(kind, match=r"^alarm$"):
         ask()
-    signal.signal(signal.SIGALRM, usual)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 # ---- Wherever Python still runs
 
 RESOLVE = """
-import atexit, os, socket, sys, threading, warnings
-import httpx_net
-
+import atexit, os, socket, sys, threading, warnings, httpx_net
 def resolve(seconds=60.0, net=httpx_net.NetworkBackend(), timeout=httpx_net.timeout):
     with timeout(seconds):
         return bool(net.getaddrinfo("localhost", 80))
 """
-AT_EXIT = """
-atexit.register(lambda: print(resolve()))
-"""
+AT_EXIT = "atexit.register(lambda: print(resolve()))\n"
 IN_THE_TEARDOWN = """
 class Last:
     def __del__(self, resolve=resolve, write=os.write):
@@ -360,48 +315,37 @@ def test_names_resolve_while_the_interpreter_ends(scene: str, earlier: str) -> N
 
 
 HANGING = """
+os.getpid = lambda: 1  # a child may have its parent's number, in another namespace
 real, may_answer = socket.getaddrinfo, threading.Event()
 socket.getaddrinfo = lambda *question: may_answer.wait() and real(*question)
 for _ in range(5):
     try: resolve(0.3)
     except TimeoutError as exc: print(exc)
-# 3.12 and later warn of a fork beside threads.
-warnings.simplefilter("ignore", DeprecationWarning)
-"""
-WELL = """
-may_answer = threading.Event()
-resolve()
-while len(os.listdir("/proc/self/task")) > 1: pass
 """
 FORK = """
-if not (child := os.fork()):
+# 3.12 and later warn of a fork beside threads.
+warnings.simplefilter("ignore", DeprecationWarning)
+if hasattr(os, "fork") and not (child := os.fork()):
     may_answer.set()  # in this process: its parent's threads don't see it
     os._exit(not resolve())
-print("child:", os.waitpid(child, 0)[1])
+print("child:", os.waitpid(child, 0)[1] if hasattr(os, "fork") else 0)
 """
 
 
-def test_a_resolver_that_hangs_keeps_no_program_from_ending() -> None:
-    assert run_python(RESOLVE + HANGING).count("look-up of 'localhost' timed out") == 5
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="this system has no /proc")
-@pytest.mark.parametrize("before", [HANGING, WELL], ids=["hanging", "well"])
-def test_a_forked_child_waits_for_no_thread_of_its_parent(before: str) -> None:
-    assert "child: 0" in run_python(RESOLVE + before + FORK)
+def test_a_resolver_that_hangs_keeps_neither_a_program_nor_its_child_from_ending() -> None:
+    output = run_python(RESOLVE + HANGING + FORK)
+    assert output.count("look-up of 'localhost' timed out") == 5
+    assert output.endswith("child: 0\n")
 
 
 IN_A_SUB_INTERPRETER = """
-try:
-    from concurrent.interpreters import create
-    run = create().exec
-except ImportError:
-    import _interpreters
-    run = lambda code: print(_interpreters.exec(_interpreters.create(), code))
-run("import sys; sys.path[:] = " + repr(sys.path) + sys.argv[1])
+import _interpreters
+code = f"import sys; sys.path[:] = {sys.path}; {sys.argv[1]}"
+print(_interpreters.exec(_interpreters.create(), code))
 """
 
 
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="no threads in sub-interpreters, or crashes")
 def test_names_resolve_in_a_sub_interpreter() -> None:
-    assert "True" in run_python(RESOLVE + IN_A_SUB_INTERPRETER, RESOLVE + "print(resolve())")
+    output = run_python(RESOLVE + IN_A_SUB_INTERPRETER, RESOLVE + "print(resolve(), flush=True)")
+    assert output.split() == ["True", "None"]
