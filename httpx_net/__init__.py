@@ -28,11 +28,13 @@ Read on in ``timeout``, ``NetworkBackend`` and ``NetworkStream``; to bring a bac
 from ._backend import NetworkBackend
 from ._deadlines import remaining, timeout
 from ._interfaces import NetworkBackendInterface, NetworkStreamInterface
+from ._resolve import AddressInfo
 from ._stream import NetworkStream
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AddressInfo",
     "NetworkBackend",
     "NetworkBackendInterface",
     "NetworkStream",
