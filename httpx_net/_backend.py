@@ -3,23 +3,81 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from . import _race, _resolve
-from ._deadlines import remaining
+from . import _names, _race, _resolve
+from ._deadlines import real, remaining
 from ._interfaces import NetworkBackendInterface
-from ._names import check_port, is_numeric, lookup_name, printed
-from ._race import Address
+from ._names import Address, check_port, failure, is_expiry, is_networks, lookup_name
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
 
-# RFC 8305, section 5: 250 ms is recommended, and it MUST NOT be less than 10 ms.
-_DELAY = 0.25
-_LEAST_DELAY = 0.01
-_LONGEST_DELAY = 86_400.0  # who wants a day wants None
+# Seconds. RFC 8305, section 5, recommends 250 ms and forbids less than 10. Beyond a day, None is
+# meant.
+_DELAY, _LEAST_DELAY, _LONGEST_DELAY = 0.25, 0.01, 86_400.0
+
+# Seconds. The longest is what Linux takes for TCP_KEEPIDLE.
+_KEEPALIVE, _LEAST_KEEPALIVE, _LONGEST_KEEPALIVE = 60.0, 1, 32_767
+
+_SOCKET, _TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
+
+# macOS has another name for it, and older versions of ``socket`` have none for the next two.
+_KEEPIDLE = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+_NO_PORT = getattr(socket, "IP_BIND_ADDRESS_NO_PORT", 24 if sys.platform == "linux" else None)
+_FASTOPEN = getattr(socket, "TCP_FASTOPEN_CONNECT", 30 if sys.platform == "linux" else None)
+
+# How the kernel says that it lacks an option, or that its Multipath TCP does.
+_LACKING = (errno.ENOPROTOOPT, errno.EOPNOTSUPP)
+
+# Options that contradict how a stream waits, and how the race learns who has answered.
+_REFUSED = [
+    (_SOCKET, getattr(socket, "SO_RCVTIMEO", None), "SO_RCVTIMEO: timeout() bounds reads"),
+    (_SOCKET, getattr(socket, "SO_SNDTIMEO", None), "SO_SNDTIMEO: timeout() bounds writes"),
+    (_TCP, _FASTOPEN, "TCP_FASTOPEN_CONNECT: connecting would never fail"),
+]
+
+
+def _seconds(name: str, number: float | None, least: float, most: float) -> float | None:
+    """*number* as a float, if it is None or a real number from *least* to *most*."""
+    if number is None:
+        return None
+    seconds = real(number, f"{name} must be a real number or None")
+    if not least <= seconds <= most:
+        raise ValueError(f"{name} must be {least} to {most} seconds or None, not {number!r}")
+    return seconds
+
+
+def _own_options(keepalive: float | None, local: Address | None) -> list[tuple[Any, ...]]:
+    """What is set on each socket before the options that the caller wants."""
+    options: list[tuple[Any, ...]] = [(_TCP, socket.TCP_NODELAY, 1)]
+    if keepalive is not None:
+        options += [
+            (_SOCKET, socket.SO_KEEPALIVE, 1),
+            (_TCP, _KEEPIDLE, math.ceil(keepalive)),
+            (_TCP, getattr(socket, "TCP_KEEPINTVL", None), 15),
+            (_TCP, getattr(socket, "TCP_KEEPCNT", None), 4),
+        ]
+    if local is not None and not local.sockaddr[1]:
+        # Without this, bind() takes a port away from all destinations together.
+        options.append((socket.IPPROTO_IP, _NO_PORT, 1))
+    elif local is not None and os.name == "posix":
+        # The next connection may use the port again, and so may the next attempt. On Windows this
+        # would let anybody else have it, too.
+        options.append((_SOCKET, socket.SO_REUSEADDR, 1))
+    return [option for option in options if option[1] is not None]
+
+
+def _checked(socket_options: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    options = [tuple(option) for option in socket_options]
+    for level, name, reason in _REFUSED:
+        if any(option[:2] == (level, name) for option in options):
+            raise ValueError(f"socket_options must not have {reason}")
+    return options
 
 
 class NetworkBackend(NetworkBackendInterface):
@@ -29,7 +87,12 @@ class NetworkBackend(NetworkBackendInterface):
     Remote addresses of the other family are passed over, so ``"0.0.0.0"`` makes it IPv4 only.
 
     *socket_options* are the arguments of ``setsockopt``, ``(level, name, value)`` each. They are
-    set before connecting and after TCP_NODELAY, which they can undo.
+    set before connecting, and after TCP_NODELAY and *keepalive*, which they can undo.
+
+    *keepalive* is the number of seconds, 1 to 32,767, after which the kernel asks an idle peer
+    whether it is still there: four times, every 15 seconds, and then the connection fails with
+    ETIMEDOUT. None never asks. Nor does the kernel ask while written data is unacknowledged: a
+    deadline helps there.
 
     *happy_eyeballs_delay* is the number of seconds after which the next address is tried while
     the last one has not answered (RFC 8305, section 5), 0.01 or more; None tries one at a time.
@@ -37,21 +100,34 @@ class NetworkBackend(NetworkBackendInterface):
     *suppress_ragged_eofs* is handed to the streams.
 
     Raises:
-        ValueError, TypeError: an argument is unusable. Whether the system knows an option, and
+        ValueError, TypeError: an argument is unusable. Whether the system takes an option, and
             has the local address, shows only when it connects.
     """
+
+    # These are the defaults, for a subclass that does not call this __init__.
+    _local: Address | None = None
+    _own_options = _own_options(_KEEPALIVE, None)
+    _socket_options: Sequence[tuple[Any, ...]] = ()
+    _delay: float | None = _DELAY
+    _suppress_ragged_eofs = False
 
     def __init__(
         self,
         *,
         local_address: str | tuple[str, int] | None = None,
         socket_options: Iterable[tuple[Any, ...]] = (),
+        keepalive: float | None = _KEEPALIVE,
         happy_eyeballs_delay: float | None = _DELAY,
         suppress_ragged_eofs: bool = False,
     ) -> None:
-        self._local_address = None if local_address is None else _check_local(local_address)
-        self._socket_options = _check_options(socket_options)
-        self._happy_eyeballs_delay = _check_delay(happy_eyeballs_delay)
+        if local_address is not None:
+            self._local = _names.local_address(local_address)
+        idle = _seconds("keepalive", keepalive, _LEAST_KEEPALIVE, _LONGEST_KEEPALIVE)
+        self._own_options = _own_options(idle, self._local)
+        self._socket_options = _checked(socket_options)
+        self._delay = _seconds(
+            "happy_eyeballs_delay", happy_eyeballs_delay, _LEAST_DELAY, _LONGEST_DELAY
+        )
         self._suppress_ragged_eofs = suppress_ragged_eofs
 
     def connect(self, host: str, port: int) -> NetworkStream:
@@ -70,19 +146,19 @@ class NetworkBackend(NetworkBackendInterface):
                 as ConnectionRefusedError where they agree.
             ValueError, TypeError: *host* or *port* is unusable. Nothing was sent.
         """
-        name, port = where = lookup_name(host), check_port(port)
+        name, port = peer = lookup_name(host), check_port(port)
         try:
             remaining()
         except TimeoutError as exc:
-            raise TimeoutError(f"connect to {printed(where)} timed out: {exc}") from None
-        addresses = self._usable(self.getaddrinfo(name, port), where)
-        opened: set[socket.socket] = set()
+            if is_expiry(exc):
+                raise failure("connect to", peer, exc) from None
+            raise
+        addresses = self._usable(self.getaddrinfo(name, port), peer)
+        won = _race.connect(peer, addresses, self._configure, self._delay)
         try:
-            delay = self._happy_eyeballs_delay
-            return self._stream(_race.connect(where, addresses, self._opener(opened), delay), where)
-        except BaseException:  # an interrupt among them: nothing stays open
-            for sock in opened:
-                sock.close()
+            return NetworkStream(won.sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
+        except BaseException:
+            won.close()
             raise
 
     def getaddrinfo(self, host: str, port: int) -> AddressInfo:
@@ -93,135 +169,51 @@ class NetworkBackend(NetworkBackendInterface):
         addresses pass through it like names, and it may return too much: ``connect`` takes the TCP
         entries with numeric addresses, each once.
 
-        Under a deadline the look-up itself is bounded by it, and shared with other threads that
-        ask for the same name.
+        Under a deadline the look-up itself is bounded by it. Where *local_address* fixes the
+        family, that one alone is asked for.
 
         Raises:
             TimeoutError: the nearest deadline has passed.
             socket.gaierror: *host* does not resolve.
             ValueError, TypeError: *host* or *port* is unusable.
         """
-        local = self._local_address
-        family = socket.AF_UNSPEC if local is None else local.family
+        family = socket.AF_UNSPEC if self._local is None else self._local.family
         return _resolve.getaddrinfo(lookup_name(host), check_port(port), family)
 
-    def _usable(self, infos: Iterable[Any], where: tuple[str, int]) -> list[Address]:
-        """The addresses among *infos* that TCP can connect to without another look-up."""
-        usable: dict[Address, None] = {}  # in their order, each once
-        local = self._local_address
+    def _usable(self, infos: Iterable[Any], peer: tuple[str, int]) -> list[Address]:
+        """The addresses among *infos* that TCP can connect to by themselves, each once."""
+        local = self._local
         try:
             infos = list(infos)
-            for info in infos:
-                address = _tcp_address(*info)
-                if address is not None and (local is None or local.family == address.family):
-                    usable[address] = None
+            found = dict.fromkeys(map(_names.remote_address, infos))
         except (TypeError, ValueError) as exc:
+            if not is_networks(exc):
+                raise
             raise TypeError(
                 f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
                 f"not {infos!r}: {exc}"
             ) from None
+        usable = [each for each in found if each and (not local or local.family == each.family)]
         if not usable:
-            raise OSError(
-                f"connect to {printed(where)} failed: no usable address among {len(infos)} found"
-                + ("" if local is None else f" (from {local})")
-            )
-        return list(usable)
+            source = "" if local is None else f" (from {local})"
+            reason = OSError(f"no usable address among {len(infos)} found{source}")
+            raise failure("connect to", peer, reason)
+        return usable
 
-    def _stream(self, sock: socket.socket, where: tuple[str, int]) -> NetworkStream:
-        try:
-            return NetworkStream(sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
-        except ValueError:  # it was connected, and has been reset since
-            text = f"connect to {printed(where)} failed: {os.strerror(errno.ECONNRESET)}"
-            raise ConnectionResetError(errno.ECONNRESET, text) from None
-
-    def _opener(self, opened: set[socket.socket]) -> Callable[[Address], socket.socket]:
-        """What opens the socket of an attempt, and notes it in *opened* before all else."""
-
-        def open_socket(address: Address) -> socket.socket:
-            opened.add(sock := socket.socket(address.family, socket.SOCK_STREAM))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            for option in self._socket_options:
+    def _configure(self, sock: socket.socket) -> None:
+        """Prepare *sock* for connecting."""
+        for option in self._own_options:
+            try:
                 sock.setsockopt(*option)
-            if self._local_address is not None:
-                sock.bind(self._local_address.sockaddr)
-            return sock
-
-        return open_socket
+            except OSError as exc:
+                if exc.errno not in _LACKING or not is_networks(exc):
+                    raise
+        for option in self._socket_options:
+            sock.setsockopt(*option)
+        local = self._local
+        # To bind to any address and any port would say nothing, and take a port away from others.
+        if local is not None and (local.sockaddr[1] or not local.is_wildcard()):
+            sock.bind(local.sockaddr)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} [threaded]>"
-
-
-def _tcp_address(family: int, kind: int, proto: int, _: Any, sockaddr: Any) -> Address | None:
-    """The address in one entry of what ``getaddrinfo`` returned; None if TCP has no use for it.
-
-    Raises:
-        ValueError, TypeError: ``socket.getaddrinfo`` returns nothing like that.
-    """
-    if not (isinstance(family, int) and isinstance(kind, int) and isinstance(proto, int)):
-        raise TypeError("family, type and protocol must be ints")
-    if kind != socket.SOCK_STREAM or proto not in (0, socket.IPPROTO_TCP):  # SCTP has streams, too
-        return None
-    if family == socket.AF_INET:
-        ip, port = sockaddr
-        return Address(family, (ip, check_port(port))) if is_numeric(family, ip) else None
-    if family == socket.AF_INET6:
-        ip, port, flow, scope = sockaddr if len(sockaddr) != 2 else (*sockaddr, 0, 0)
-        # The zone in the text is the scope again; connect() would look it up.
-        ip = ip.partition("%")[0] if isinstance(ip, str) and scope else ip
-        if not 0 <= flow < 2**20 or not 0 <= scope < 2**32:
-            raise ValueError("flow or scope is out of range")
-        address = Address(family, (ip, check_port(port), int(flow), int(scope)))
-        return address if is_numeric(family, ip) else None
-    return None
-
-
-def _check_local(local_address: object) -> Address:
-    """*local_address* as an address to bind to."""
-    pair = local_address if isinstance(local_address, tuple) else (local_address, 0)
-    if len(pair) != 2 or not isinstance(pair[0], str):
-        raise TypeError(f"local_address must be a str or (str, int), not {local_address!r}")
-    host, port = pair[0], check_port(pair[1], lowest=0)
-    ip = host.partition("%")[0]
-    if not (is_numeric(socket.AF_INET, host) or is_numeric(socket.AF_INET6, ip)):
-        raise ValueError(f"local_address must be a numeric address, not {local_address!r}")
-    try:  # the zone of an IPv6 address is a number to the kernel
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror as exc:
-        raise ValueError(f"local_address {local_address!r}: {exc.strerror}") from None
-    family, _, _, _, (_, *numbers) = found[0]
-    return Address(family, (host.partition("%")[0], *numbers))
-
-
-def _check_options(socket_options: Any) -> list[tuple[Any, ...]]:
-    """*socket_options* as lists of arguments that ``setsockopt`` will take."""
-    try:
-        options = [tuple(option) for option in socket_options]
-    except TypeError:
-        raise TypeError(
-            f"socket_options must be tuples (level, name, value), not {socket_options!r}"
-        ) from None
-    for option in options:
-        kinds = [type(argument) for argument in option]
-        if not (len(kinds) == 3 and kinds[2] in (int, bool, bytes, bytearray)) and not (
-            kinds[2:] == [type(None), int]  # no value, but a length
-        ):
-            raise TypeError(f"a socket option must be (level, name, value), not {option!r}")
-        if not all(isinstance(number, int) for number in option[:2]):
-            raise TypeError(f"level and name of a socket option must be ints: {option!r}")
-        if not all(-(2**31) <= number < 2**31 for number in option if isinstance(number, int)):
-            raise ValueError(f"a socket option has no number beyond 32 bits: {option!r}")
-    return options
-
-
-def _check_delay(delay: object) -> float | None:
-    if delay is None:
-        return None
-    if isinstance(delay, bool) or not isinstance(delay, (int, float)):
-        raise TypeError(f"happy_eyeballs_delay must be a number or None, not {delay!r}")
-    if not _LEAST_DELAY <= delay <= _LONGEST_DELAY:
-        raise ValueError(
-            f"happy_eyeballs_delay must be {_LEAST_DELAY} to {_LONGEST_DELAY} seconds or None, "
-            f"not {delay!r}"
-        )
-    return float(delay)

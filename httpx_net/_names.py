@@ -1,10 +1,16 @@
-"""Hosts and addresses as text: to look up, to verify, to print.
+"""Hosts and addresses: to look up, to verify, to connect to, and to name in an error.
 
 A bad name is refused here, before anything is sent, because below here it would be taken for
-another: ``getaddrinfo`` cuts a name at NUL (``"localhost\\0.evil"`` resolves localhost) and ports
-are taken modulo 65,536; the codec that turns ``"straße.de"`` into ASCII is that of IDNA 2003,
-whose ``"strasse.de"`` belongs to somebody else; and OpenSSL looks for ``"[::1]"`` and
-``"example.com."`` among a certificate's DNS names, where they never are.
+another: ``getaddrinfo`` cuts a name at NUL (``"localhost\\0.evil"`` resolves localhost), ports are
+taken modulo 65,536, and ``"*"`` reaches this machine; the codec that turns ``"straße.de"`` into
+ASCII is that of IDNA 2003, whose ``"strasse.de"`` belongs to somebody else; and OpenSSL looks for
+``"[::1]"`` and ``"example.com."`` among a certificate's DNS names, where they never are.
+
+Addresses are kept as the kernel has them, in canonical text and numbers, so that nothing below
+here needs another look-up. The zone of a link-local IPv6 address, without which nobody can connect
+to it, is a number there, and part of the text for people: ``"fe80::1%eth0"``.
+
+Every failure that a caller sees is written here as well, as one sentence of one grammar.
 """
 
 from __future__ import annotations
@@ -12,13 +18,27 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 # RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 253
 
-_REFUSED = frozenset(map(chr, (*range(33), 127)))  # white space and control characters
+# White space, control characters, and what separates a host from the rest of a URL (the forbidden
+# domain code points of the WHATWG's URL standard); and "*", which stands for many names.
+_FORBIDDEN = frozenset((*map(chr, range(33)), "\x7f", *"#%*/<>?@[\\]^|"))
+
+# Plain numbers, whose hash costs a tenth of that of an enumeration's.
+_INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
+
+# 262 is the number that Linux has for it. Where the peer has none, the kernel falls back to TCP.
+_MPTCP = getattr(socket, "IPPROTO_MPTCP", 262)
+_PROTOCOLS = {0: 0, socket.IPPROTO_TCP: 0, _MPTCP: _MPTCP}
+
+_WILDCARDS = ("0.0.0.0", "::", "::ffff:0.0.0.0")
+
+# fe80::/10. Other addresses mean the same on every link.
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
 
 def lookup_name(host: object) -> str:
@@ -30,13 +50,10 @@ def lookup_name(host: object) -> str:
     return _lookup_name(_check_str(host, "host"))
 
 
-@functools.lru_cache  # programs connect to the same few hosts again and again
+# Programs connect to the same few hosts again and again.
+@functools.lru_cache
 def _lookup_name(host: str) -> str:
-    name = _unbracketed(host, "host")
-    if ":" in name:
-        _check_ipv6(name, host, "host")
-        return name
-    return _ascii(name, host, "host")
+    return _checked(host, "host")
 
 
 def server_name(hostname: object) -> str:
@@ -45,11 +62,8 @@ def server_name(hostname: object) -> str:
     Raises:
         ValueError, TypeError: no certificate can be for it.
     """
-    name = _unbracketed(_check_str(hostname, "hostname"), "hostname")
-    if ":" in name:
-        _check_ipv6(name, hostname, "hostname")
-        return name.partition("%")[0]
-    return _ascii(name, hostname, "hostname").removesuffix(".")
+    name = _checked(_check_str(hostname, "hostname"), "hostname")
+    return name.partition("%")[0].removesuffix(".")
 
 
 def check_port(port: object, lowest: int = 1) -> int:
@@ -61,15 +75,177 @@ def check_port(port: object, lowest: int = 1) -> int:
     return int(port)
 
 
-def is_numeric(family: int, address: object) -> bool:
-    """Whether *address* can be connected to without a look-up: an IP address without a zone."""
-    if not isinstance(address, str):
-        return False
+def _check_str(host: object, what: str) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"{what} must be a str, not {host!r}")
+    return host
+
+
+def _checked(host: str, what: str) -> str:
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
+    if ":" in name:
+        _check_ipv6(name, host, what)
+        return name
+    _check_characters(name, host, what)
+    if not name.isascii():
+        name = _a_labels(name, what)
+    _check_lengths(name.removesuffix("."), host, what)
+    return name
+
+
+def _check_ipv6(name: str, host: str, what: str) -> None:
+    ip, percent, zone = name.partition("%")
+    if canonical(socket.AF_INET6, ip) is None or bool(percent) != bool(zone) or not zone.isascii():
+        raise ValueError(f"{what} has a colon but is no IPv6 address: {host!r}")
+    _check_characters(zone, host, what)
+
+
+def _check_characters(name: str, host: str, what: str) -> None:
+    if not _FORBIDDEN.isdisjoint(name):
+        found = next(character for character in name if character in _FORBIDDEN)
+        raise ValueError(f"{what} must not contain {found!r}: {host!r}")
+
+
+def _check_lengths(name: str, host: str, what: str) -> None:
+    labels = name.split(".")
+    if not all(labels):
+        raise ValueError(f"{what} must not be empty or have an empty label: {host!r}")
+    if len(max(labels, key=len)) > _LONGEST_LABEL:
+        raise ValueError(f"{what} has a label of more than {_LONGEST_LABEL} octets: {host!r}")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"{what} is longer than {_LONGEST_NAME} octets: {host!r}")
+
+
+def _a_labels(name: str, what: str) -> str:
+    """An international *name* in ASCII, if every version of IDNA agrees about it."""
+    # The codec takes quadratic time.
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"{what} is longer than {_LONGEST_NAME} octets: {name!r}")
     try:
-        socket.inet_pton(family, address)
-    except (OSError, ValueError):
-        return False
-    return True
+        ascii_name = name.encode("idna").decode("ascii")
+        agreed = ascii_name.encode("ascii").decode("idna").lower() == name.lower()
+    except UnicodeError as exc:
+        raise ValueError(f"{what} is no internationalized domain name: {name!r}: {exc}") from None
+    # IDNA 2008 reads some letters otherwise (RFC 5894, section 7.2), and leaves it to programs
+    # whether they compose accents, narrow full-width letters, or take ideographic full stops for
+    # dots.
+    if not agreed:
+        raise ValueError(
+            f"{what} {name!r} is {ascii_name!r} in IDNA 2003, but not in every version of IDNA; "
+            f"pass that if it is meant, else the A-labels (xn--...) that the package idna makes"
+        )
+    return ascii_name
+
+
+class Address(NamedTuple):
+    """Where to connect to, or from, in what the kernel understands without a look-up."""
+
+    family: int
+    # The protocol: 0 for TCP, or the number of Multipath TCP.
+    proto: int
+    sockaddr: tuple[Any, ...]
+
+    def is_wildcard(self) -> bool:
+        """Whether the kernel is to choose the address: 0.0.0.0, or :: or what stands for it."""
+        return self.sockaddr[0] in _WILDCARDS
+
+    def __str__(self) -> str:
+        return printed(endpoint(self.sockaddr))
+
+
+def remote_address(info: Any) -> Address | None:
+    """The address in one entry of what ``getaddrinfo`` returned; None if TCP has no use for it.
+
+    Raises:
+        ValueError, TypeError: ``socket.getaddrinfo`` returns nothing like that.
+    """
+    family, kind, proto, _, sockaddr = info
+    if not (isinstance(family, int) and isinstance(kind, int) and isinstance(proto, int)):
+        raise TypeError("family, type and protocol must be ints")
+    if kind != socket.SOCK_STREAM or proto not in _PROTOCOLS:
+        return None
+    try:
+        if family == socket.AF_INET:
+            return _ipv4(_PROTOCOLS[proto], *sockaddr)
+        return _ipv6(_PROTOCOLS[proto], *sockaddr) if family == socket.AF_INET6 else None
+    except OSError as exc:
+        if not is_networks(exc):
+            raise
+        # No interface has that name (any more).
+        return None
+
+
+def local_address(given: object) -> Address:
+    """*given*, a numeric address or a pair of one and a port, as an address to bind to.
+
+    Raises:
+        ValueError, TypeError: it is nothing like that.
+    """
+    pair = given if isinstance(given, tuple) else (given, 0)
+    if len(pair) != 2 or not isinstance(pair[0], str):
+        raise TypeError(f"local_address must be a str or (str, int), not {given!r}")
+    try:
+        address = _ipv4(0, *pair, lowest=0) or _ipv6(0, *pair, lowest=0)
+    except OSError as exc:
+        if not is_networks(exc):
+            raise
+        raise ValueError(f"local_address {given!r}: {exc.strerror}") from None
+    if address is None:
+        raise ValueError(f"local_address must be a numeric address, not {given!r}")
+    return address
+
+
+def _ipv4(proto: int, ip: object, port: object, *, lowest: int = 1) -> Address | None:
+    port = check_port(port, lowest)
+    text = canonical(socket.AF_INET, ip)
+    return None if text is None else Address(_INET, proto, (text, port))
+
+
+def _ipv6(
+    proto: int, ip: object, port: object, flow: int = 0, scope: int = 0, *, lowest: int = 1
+) -> Address | None:
+    port = check_port(port, lowest)
+    ip, _, zone = ip.partition("%") if isinstance(ip, str) else ("", "", "")
+    text = canonical(socket.AF_INET6, ip)
+    if text is None:
+        return None
+    if zone and not scope:
+        scope = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    if not 0 <= flow < 2**20 or not 0 <= scope < 2**32:
+        raise ValueError("flow or scope is out of range")
+    return Address(_INET6, proto, (text, port, int(flow), int(scope)))
+
+
+def canonical(family: int, ip: object) -> str | None:
+    """*ip* as the kernel writes it, None if it is no numeric address of *family* (without zone)."""
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, ip))  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError) as exc:
+        if not is_networks(exc):
+            raise
+        return None
+
+
+def endpoint(sockaddr: Any) -> Any:
+    """What the kernel calls one end of a connection, as users have it.
+
+    ``(ip, port)``, the zone in the text of a link-local address, or the path of a Unix socket.
+    """
+    if not isinstance(sockaddr, tuple):
+        return sockaddr
+    ip, port = sockaddr[:2]
+    if len(sockaddr) == 4 and sockaddr[3] and ip.startswith(_LINK_LOCAL):
+        ip = f"{ip}%{_zone(sockaddr[3])}"
+    return ip, port
+
+
+def _zone(scope: int) -> str:
+    try:
+        return socket.if_indextoname(scope)
+    except OSError as exc:
+        if not is_networks(exc):
+            raise
+        return str(scope)
 
 
 def printed(address: object) -> str:
@@ -78,59 +254,6 @@ def printed(address: object) -> str:
         ip, port = address[:2]
         return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
     return address.decode("utf-8", "replace") if isinstance(address, bytes) else str(address)
-
-
-def _check_str(host: object, what: str) -> str:
-    if not isinstance(host, str):
-        raise TypeError(f"{what} must be a str, not {host!r}")
-    return host
-
-
-def _unbracketed(host: str, what: str) -> str:
-    if not _REFUSED.isdisjoint(host):
-        raise ValueError(f"{what} must not contain white space or control characters: {host!r}")
-    return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
-
-
-def _check_ipv6(name: str, host: object, what: str) -> None:
-    address, percent, zone = name.partition("%")
-    if (
-        not is_numeric(socket.AF_INET6, address)
-        or bool(percent) != bool(zone)
-        or not name.isascii()
-    ):
-        raise ValueError(f"{what} has a colon but is no IPv6 address: {host!r}")
-
-
-def _ascii(name: str, host: object, what: str) -> str:
-    too_long = f"{what} is longer than {_LONGEST_NAME} octets: {host!r}"
-    if not name.isascii():
-        if len(name) > _LONGEST_NAME:  # the codec takes quadratic time
-            raise ValueError(too_long)
-        name = _a_labels(name, what)
-    labels = name.removesuffix(".").split(".")
-    if not all(labels):
-        raise ValueError(f"{what} must not be empty or have an empty label: {host!r}")
-    if len(max(labels, key=len)) > _LONGEST_LABEL:
-        raise ValueError(f"{what} has a label of more than {_LONGEST_LABEL} octets: {host!r}")
-    if len(name.removesuffix(".")) > _LONGEST_NAME:
-        raise ValueError(too_long)
-    return name
-
-
-def _a_labels(name: str, what: str) -> str:
-    """An international *name* in ASCII, if every version of IDNA agrees about it."""
-    try:
-        ascii_name = name.encode("idna")
-        agreed = ascii_name.decode("idna").lower() == name.lower()
-    except UnicodeError as exc:
-        raise ValueError(f"{what} is no internationalized domain name: {name!r}: {exc}") from None
-    if not agreed:
-        raise ValueError(
-            f"{what} {name!r} is another name in IDNA 2003 than in IDNA 2008; "
-            f"pass it as A-labels (xn--...), as the package idna makes them"
-        )
-    return ascii_name.decode("ascii")
 
 
 def failure(doing: str, whom: object, exc: OSError, progress: str = "") -> OSError:
@@ -174,8 +297,8 @@ def is_networks(exc: BaseException, *modules: str) -> bool:
     origin = _origin(exc)
     if origin is None:
         return True
-    ours = (__package__, "socket", "ssl", *modules)
-    return any(origin == module or origin.startswith(f"{module}.") for module in ours)
+    ours = [f"{module}." for module in (__package__, "socket", "ssl", *modules)]
+    return f"{origin}.".startswith(tuple(ours))
 
 
 def _origin(exc: BaseException) -> Any:

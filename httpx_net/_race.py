@@ -11,42 +11,38 @@ first to connect wins, and the others are closed. When an attempt fails, the nex
 the RFC leaves this open, and asyncio, trio, Go and curl do it.
 
 ``Schedule`` is the part that decides, on paper: whom to start, and when. It knows neither sockets
-nor the clock. The rest drives sockets by it.
+nor the clock. The rest drives sockets by it, and owns them from when they are opened: all but the
+winner are closed when ``connect`` ends, whatever ends it.
 
 Left out: looking up both families at once (section 3), because ``getaddrinfo`` answers with both
-together, sorted (RFC 6724); and remembering which address won, which belongs to who keeps a cache.
+together, sorted (RFC 6724); and remembering which address won, which is the job of whoever keeps a
+cache.
 """
 
 from __future__ import annotations
 
 import errno
 import math
-import os
 import socket
-from collections import deque, namedtuple
+from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic as _clock
 from typing import Any
 
 from ._deadlines import remaining
-from ._names import printed
+from ._names import Address, failure, is_expiry, is_networks, os_error, printed
 from ._wait import WRITE, wait
 
-# Attempts under way at once. A name may have thousands of addresses (4,095 fit in one answer) and a
-# process some thousand descriptors. At the recommended pace this is 16 seconds of silence.
+# Attempts under way at the same time. A name may have thousands of addresses (4,095 fit in one
+# answer) and a process some thousand descriptors. At the recommended pace this is 16 seconds of
+# silence.
 MOST_AT_ONCE = 64
 
+_UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
-class Address(namedtuple("Address", ("family", "sockaddr"))):
-    """Where to connect to, or from; in numbers, which the kernel understands by itself."""
-
-    __slots__ = ()
-
-    family: int
-    sockaddr: tuple[Any, ...]
-
-    def __str__(self) -> str:
-        return printed(self.sockaddr)
+# What this machine says of an address that it has no way to, before anything has been sent or
+# where nothing could be delivered.
+_OUT_OF_REACH = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH, errno.ENETUNREACH)
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
@@ -64,7 +60,7 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
 
 
 class Schedule:
-    """Whom to try and when, as RFC 8305 section 5 has it; the caller tells the time."""
+    """Whom to try and when, as RFC 8305 section 5 has it; the caller brings the clock."""
 
     def __init__(
         self, candidates: Iterable[Any], delay: float, most_at_once: int = MOST_AT_ONCE
@@ -73,7 +69,7 @@ class Schedule:
         self._delay = delay
         self._most_at_once = most_at_once
         self._in_flight = 0
-        self._next_start = -math.inf  # when the next one is due
+        self._next_start = -math.inf
 
     def start(self, now: float) -> Any:
         """The candidate to start *now*, or None if it is not time for one yet."""
@@ -94,166 +90,171 @@ class Schedule:
             return math.inf
         return max(0.0, self._next_start - now)
 
-    def lost(self) -> bool:
+    def is_over(self) -> bool:
         """Whether there is nobody left to try, and nobody left to hear from."""
         return not self._candidates and not self._in_flight
 
 
 def connect(
-    where: tuple[str, int],
+    peer: tuple[str, int],
     addresses: list[Address],
-    open_socket: Callable[[Address], socket.socket],
+    configure: Callable[[socket.socket], None],
     delay: float | None,
-) -> socket.socket:
-    """Connect a socket made by *open_socket* to one of *addresses*, within the nearest deadline.
+) -> Attempt:
+    """Connect to one of *addresses* within the nearest deadline; return the attempt that has won.
 
-    *where* is the host and port that was asked for, for the text of errors. *delay* is RFC 8305's
-    Connection Attempt Delay; None tries one address after another.
-
-    What *open_socket* opened stays its caller's: when this raises, some of it may still be open.
-    When it returns, the losers are closed.
+    *peer* is the host and port that was asked for, for the text of errors. *configure* is given
+    each socket before it connects. *delay* is RFC 8305's Connection Attempt Delay; None tries one
+    address after another.
 
     Raises:
         TimeoutError: the deadline has passed (errno is None).
         OSError: every attempt failed; of their class and errno, where they agree.
     """
-    order = addresses if len(addresses) == 1 else interleaved(addresses)
-    attempts = _Attempts(order, open_socket)
+    order = interleaved(addresses) if len(addresses) > 1 else addresses
+    attempts = [Attempt(address) for address in order]
     try:
-        bounded = remaining() is not None
-        if delay is None or len(order) == 1:
-            winner = attempts.one_by_one()
-        else:
-            winner = attempts.staggered(delay)
-    except TimeoutError as exc:
-        raise TimeoutError(f"connect to {printed(where)} timed out: {exc} ({attempts})") from None
-    if winner is None:
-        raise attempts.combined_error(f"connect to {printed(where)} failed: {attempts}")
-    if not bounded and winner.gettimeout() is not None:
-        winner.settimeout(None)
-    return winner
+        winner = _race(attempts, configure, math.inf if delay is None else delay)
+        if winner is None:
+            raise failure("connect to", peer, _combined(attempts, _told(attempts, peer)))
+        for loser in attempts:
+            if loser is not winner:
+                loser.close()
+        return winner
+    except BaseException as exc:
+        for attempt in attempts:
+            attempt.close()
+        if isinstance(exc, TimeoutError) and is_expiry(exc):
+            told = _told(attempts, peer)
+            raise failure("connect to", peer, exc, told and f" ({told})") from None
+        raise
 
 
-class _Attempts:
-    """The attempts of one ``connect``, and what has come of them."""
-
-    def __init__(
-        self, order: list[Address], open_socket: Callable[[Address], socket.socket]
-    ) -> None:
-        self._order = order
-        self._open_socket = open_socket
-        self._failures: dict[Address, OSError | None] = {}  # None while there is no answer
-
-    def one_by_one(self) -> socket.socket | None:
-        for address in self._order:
-            if remaining() is None:
-                sock = self._connect_blocking(address)
+def _race(
+    attempts: list[Attempt], configure: Callable[[socket.socket], None], delay: float
+) -> Attempt | None:
+    """The first of *attempts* to connect, None if all have failed."""
+    schedule = Schedule(attempts, delay)
+    in_flight: dict[int, Attempt] = {}
+    now = -math.inf
+    while not schedule.is_over():
+        left = remaining()
+        now = max(now, _clock())
+        attempt: Attempt | None = schedule.start(now)
+        try:
+            if attempt is not None:
+                # With neither a deadline nor another attempt to wait for, the kernel may wait.
+                alone = left is None and not in_flight and schedule.wait(now) == math.inf
+                if not attempt.begin(configure, blocking=alone):
+                    in_flight[attempt.sock.fileno()] = attempt
+                    continue
+            elif ready := wait(in_flight, WRITE, schedule.wait(now)):
+                attempt = in_flight.pop(ready[0])
+                attempt.check()
             else:
-                sock = self._begin(address)
-                if sock is not None:
-                    wait((sock.fileno(),), WRITE)
-                    sock = self._end(address, sock)
-            if sock is not None:
-                return sock
-        return None
-
-    def staggered(self, delay: float) -> socket.socket | None:
-        schedule = Schedule(self._order, delay)
-        in_flight: dict[int, tuple[Address, socket.socket]] = {}
-        while not schedule.lost():
-            remaining()
-            now = _clock()
-            address = schedule.start(now)
-            if address is not None:
-                sock = self._begin(address)
-                if sock is None:
-                    schedule.failed()
-                else:
-                    in_flight[sock.fileno()] = address, sock
+                # The next start is due, even where a test has stopped the clock.
+                now += schedule.wait(now)
                 continue
-            for fd in wait(in_flight, WRITE, schedule.wait(now)):
-                winner = self._end(*in_flight.pop(fd))
-                if winner is not None:
-                    for _, loser in in_flight.values():  # one that has connected by now among them
-                        loser.close()
-                    return winner
-                schedule.failed()
-        return None
-
-    def _connect_blocking(self, address: Address) -> socket.socket | None:
-        """Connect in one call, which is what costs least where no deadline stands."""
-        self._failures[address] = sock = None
-        try:
-            sock = self._open_socket(address)
-            if sock.gettimeout() is not None:  # socket.setdefaulttimeout() is no deadline of ours
-                sock.settimeout(None)
-            sock.connect(address.sockaddr)
-            return _checked(sock, address)
+            attempt.win(blocking=left is None)
+            return attempt
         except OSError as exc:
-            return self._failed(address, sock, exc)
+            if attempt is None or not attempt.is_lost(exc):
+                raise
+            schedule.failed()
+    return None
 
-    def _begin(self, address: Address) -> socket.socket | None:
-        """Begin to connect; None if that has failed already."""
-        self._failures[address] = sock = None
-        try:
-            sock = self._open_socket(address)
+
+class Attempt:
+    """Connecting to one address: its socket, from first to last, and what came of it."""
+
+    __slots__ = ("address", "client", "failure", "server", "sock")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.failure: OSError | None = None
+        # A socket from when it begins.
+        self.sock: Any = None
+        # Both ends as the kernel has them, once they are connected.
+        self.server = self.client = address.sockaddr
+
+    def begin(self, configure: Callable[[socket.socket], None], *, blocking: bool) -> bool:
+        """Begin to connect; return whether that is done."""
+        family, proto, sockaddr = self.address
+        sock = self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
+        # Never left as it comes, since socket.setdefaulttimeout() is no deadline of ours.
+        if not blocking:
             sock.settimeout(0.0)
-            error = sock.connect_ex(address.sockaddr)
-            if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
-                raise _os_error(error)
-            return sock
-        except OSError as exc:
-            return self._failed(address, sock, exc)
+        elif sock.gettimeout() is not None:
+            sock.settimeout(None)
+        configure(sock)
+        if blocking:
+            sock.connect(sockaddr)
+            return True
+        error = sock.connect_ex(sockaddr)
+        if error and error not in _UNDER_WAY:
+            raise os_error(error)
+        return not error
 
-    def _end(self, address: Address, sock: socket.socket) -> socket.socket | None:
-        """The socket, connected, once it has become writable; None if it has failed."""
-        try:
-            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                raise _os_error(error)
-            return _checked(sock, address)
-        except OSError as exc:
-            return self._failed(address, sock, exc)
+    def check(self) -> None:
+        """Raise the error that has ended the attempt, if one has."""
+        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise os_error(error)
 
-    def _failed(
-        self, address: Address, sock: socket.socket | None, exc: OSError
-    ) -> socket.socket | None:
-        if sock is not None:
-            sock.close()
+    def win(self, *, blocking: bool) -> None:
+        """Learn who is connected to whom."""
+        sock = self.sock
+        if blocking and sock.gettimeout() is not None:
+            sock.settimeout(None)
+        self.client = sock.getsockname()
+        if self.address.is_wildcard():
+            # Connecting there reaches this machine, at an address that the kernel has chosen.
+            self.server = sock.getpeername()
+        # Connect to an ephemeral port on which nobody listens, and the kernel may pick that very
+        # port for this end; TCP then connects the socket to itself (RFC 9293, figure 8).
+        if self.client[:2] == self.server[:2]:
+            raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
+
+    def is_lost(self, exc: OSError) -> bool:
+        """Whether *exc* has ended it, and does not come from a signal handler."""
+        # Where a library has replaced the sockets, their errors come from its code.
+        library = type(self.sock).__module__.partition(".")[0]
+        if not is_networks(exc, library):
+            return False
         # Without its traceback, whose frames would keep sockets alive.
-        self._failures[address] = exc.with_traceback(None)
-        return None
+        self.failure = exc.with_traceback(None)
+        self.close()
+        return True
 
-    def combined_error(self, text: str) -> OSError:
-        """One error for all: of the builtin class where they agree, which their errno decides."""
-        failures = [exc for exc in self._failures.values() if exc is not None]
-        errnos = {exc.errno for exc in failures}
-        if len(errnos) == 1 and None not in errnos:
-            return OSError(errnos.pop(), text)
-        classes = {type(exc) for exc in failures}
-        return (classes.pop() if len(classes) == 1 else OSError)(text)
+    def close(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
 
-    def __str__(self) -> str:
-        told = []
-        for address, exc in self._failures.items():
-            told.append(f"{address}: {exc.strerror or exc if exc else 'no answer'}")
-        if len(told) < len(self._order):
-            told.append(f"{len(self._order) - len(told)} not tried")
-        return "; ".join(told)
+    def reason(self) -> str:
+        if self.failure is None:
+            return "no answer"
+        return self.failure.strerror or str(self.failure)
 
 
-def _checked(sock: socket.socket, address: Address) -> socket.socket:
-    """*sock*, which is connected to *address*, if that is not its own.
+def _combined(attempts: list[Attempt], text: str) -> OSError:
+    """One error for all, of the builtin class where they agree, which their errno decides.
 
-    Who connects to a port of the ephemeral range where nobody listens may be given that port as
-    his own, and TCP then connects the socket to itself (RFC 9293, section 3.5, figure 8).
+    Attempts that could reach nobody have no say where another was answered: "localhost" is
+    refused, even on a machine without IPv6, where ::1 is an address that can't be assigned.
     """
-    own = sock.getsockname()
-    if own[1] == address.sockaddr[1] and own == sock.getpeername():
-        raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
-    return sock
+    failures = [attempt.failure for attempt in attempts if attempt.failure is not None]
+    decisive = [exc for exc in failures if exc.errno not in _OUT_OF_REACH] or failures
+    numbers, classes = {exc.errno for exc in decisive}, {type(exc) for exc in decisive}
+    if len(numbers) == 1:
+        return OSError(numbers.pop(), text)
+    return (classes.pop() if len(classes) == 1 else OSError)(text)
 
 
-def _os_error(number: int) -> OSError:
-    # Windows keeps the texts of its socket errors in a table of the socket module.
-    return OSError(number, getattr(socket, "errorTab", {}).get(number) or os.strerror(number))
+def _told(attempts: list[Attempt], peer: tuple[str, int]) -> str:
+    """What came of each attempt; of a single one at *peer* itself, without naming it again."""
+    if [str(attempt.address) for attempt in attempts] == [printed(peer)]:
+        return attempts[0].reason() if attempts[0].failure else ""
+    tried = [attempt for attempt in attempts if attempt.sock is not None or attempt.failure]
+    told = [f"{attempt.address}: {attempt.reason()}" for attempt in tried]
+    untried = len(attempts) - len(tried)
+    return "; ".join([*told, f"{untried} not tried"] if untried else told)

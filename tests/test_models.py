@@ -310,19 +310,6 @@ def test_any_arguments_of_a_backend(options: dict[str, Any]) -> None:
         assert repr(httpx_net.NetworkBackend(**options)) == "<NetworkBackend [threaded]>"
 
 
-numbers = st.integers(-(2**33), 2**33) | st.integers(0, 50)
-
-
-@given(st.tuples(numbers, numbers, numbers | st.binary(max_size=20) | st.booleans()))
-def test_any_socket_option_that_is_not_refused_is_for_the_system_to_refuse(option: Any) -> None:
-    try:
-        httpx_net.NetworkBackend(socket_options=[option])
-    except (ValueError, TypeError):
-        return
-    with socket.socket() as sock, suppress(OSError):
-        sock.setsockopt(*option)
-
-
 @given(anything)
 def test_any_argument_of_timeout(seconds: Any) -> None:
     with refused_or(), httpx_net.timeout(seconds) as block:
