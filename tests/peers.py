@@ -66,12 +66,13 @@ def is_truncation(error: ssl.SSLError) -> bool:
 
 @contextmanager
 def client_may_leave() -> Iterator[None]:
-    """``with client_may_leave(): ...``: here the client's going, however rude, is no failure."""
+    """``with client_may_leave(): ...``: the client may leave here, however rudely."""
     try:
         yield
     except (BrokenPipeError, ConnectionResetError, ConnectionAbortedError):
         pass
-    except ssl.SSLZeroReturnError:  # what b"" becomes once our own close_notify is out
+    except ssl.SSLZeroReturnError:
+        # What b"" becomes once our own close_notify is out.
         pass
     except ssl.SSLError as error:
         if not is_truncation(error):
@@ -130,7 +131,7 @@ def send_close_notify(conn: ssl.SSLSocket) -> None:
     """
     timeout = conn.gettimeout()
     conn.setblocking(False)
-    # unwrap goes on to read the client's answer; that is what fails
+    # What fails is that unwrap goes on to read the client's answer.
     with suppress(ssl.SSLError), client_may_leave():
         conn.unwrap()
     conn.settimeout(timeout)
@@ -477,7 +478,6 @@ class Peers:
         handler: Handler = silent,
         *,
         certificate: str = "server",
-        minimum_version: ssl.TLSVersion | None = None,
         maximum_version: ssl.TLSVersion | None = None,
         alpn: Sequence[str] = (),
         client_ca: str | None = None,
@@ -495,8 +495,6 @@ class Peers:
         """
         context = server_context(certificate, client_ca=client_ca)
         context.num_tickets = tickets
-        if minimum_version is not None:
-            context.minimum_version = minimum_version
         if maximum_version is not None:
             context.maximum_version = maximum_version
         if alpn:
@@ -511,23 +509,6 @@ class Peers:
                 handler(tls)
 
         return self.serve(secured, family=family)
-
-    def serve_tls_in_tls(
-        self, handler: Handler = silent, *, layers: int = 2, certificate: str = "server"
-    ) -> Address:
-        """Like ``serve_tls``, with TLS in as many *layers*: *handler* gets the innermost.
-
-        The layers between are its ``outer``, and its ``outer.outer``; without tickets.
-        """
-        context = server_context(certificate)
-        context.num_tickets = 0
-
-        def secured(conn: Any) -> None:
-            for _ in range(layers - 1):
-                conn = TLSInside(context, conn)
-            handler(conn)
-
-        return self.serve_tls(secured, tickets=0)
 
     def serve_layers(
         self, handler: Handler, layers: int, context: ssl.SSLContext | None = None
@@ -551,7 +532,7 @@ class Peers:
     def serve_proxy(self, target: Address, *, certificate: str = "proxy") -> Address:
         """An HTTPS proxy: TLS to the client, and whatever CONNECT asks for leads to *target*.
 
-        When *target* ends, the client is told so by the proxy's close_notify. That is an orderly
+        When *target* ends, the proxy says so to the client by its close_notify. That is an orderly
         end of the outer stream only: a TLS stream inside may still have been cut off.
         """
         context = server_context(certificate)
@@ -574,7 +555,7 @@ class Peers:
     def listen(self, family: int = socket.AF_INET, backlog: int = 128) -> socket.socket:
         """A listening socket, for a test that does its own accepting, or none at all."""
         listener = self.bound(family)
-        # For who is accepted: a small answer does not wait until the client acknowledges the last.
+        # Accepted sockets inherit it: a small answer need not wait until the last is acknowledged.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.listen(backlog)
         listener.settimeout(HANG)

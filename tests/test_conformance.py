@@ -24,10 +24,10 @@ from peers import (
     HANG,
     Peers,
     TLSInside,
+    bottom,
     client_context,
-    send_close_notify,
+    say_goodbye,
     server_context,
-    wrap_server,
 )
 
 Pair = tuple[NetworkStreamInterface, Peer]
@@ -36,25 +36,20 @@ Pair = tuple[NetworkStreamInterface, Peer]
 class TLSPeer:
     """The server's end of a TLS stream of so many layers; it says goodbye before it closes."""
 
-    def __init__(self, conn: socket.socket, layers: int, **versions: ssl.TLSVersion) -> None:
+    def __init__(self, conn: Any, layers: int, **versions: ssl.TLSVersion) -> None:
         context = server_context("server")
-        context.num_tickets = 0  # a client that closes before it has read them sends a reset
+        # A client that closes before it has read them sends a reset.
+        context.num_tickets = 0
         for name, version in versions.items():
             setattr(context, name, version)
-        self.sock = wrap_server(context, conn)
-        self.inside = TLSInside(context, self.sock) if layers == 2 else None
-        self.recv, self.sendall = (
-            (self.inside or self.sock).recv,
-            (self.inside or self.sock).sendall,
-        )
+        for _ in range(layers):
+            conn = TLSInside(context, conn)
+        self.conn, self.recv, self.sendall = conn, conn.recv, conn.sendall
 
     def close(self) -> None:
-        if self.sock.fileno() >= 0:
-            with suppress(OSError):
-                if self.inside is not None:
-                    self.inside.send_close_notify()
-                send_close_notify(self.sock)
-        self.sock.close()
+        with suppress(OSError):
+            say_goodbye(self.conn)
+        bottom(self.conn).close()
 
 
 class RecordingStream(NetworkStreamInterface):

@@ -30,13 +30,12 @@ from peers import (
     Over,
     Peers,
     TLSInside,
+    bottom,
     client_context,
-    client_may_leave,
     drop,
-    send_close_notify,
+    say_goodbye,
     server_context,
     wait_until,
-    wrap_server,
 )
 
 net = httpx_net.NetworkBackend()
@@ -70,17 +69,12 @@ def secured(layers: int, handler: Callable[[Any], object]) -> Callable[[Any], No
     context.num_tickets = 0
 
     def peer(conn: Any) -> None:
-        if not layers:
-            handler(conn)
-            return
-        with wrap_server(context, conn) as outer:
-            handler(TLSInside(context, outer) if layers == 2 else outer)
-
-    def leaving_allowed(conn: Any) -> None:
         with suppress(OSError):
-            peer(conn)
+            for _ in range(layers):
+                conn = TLSInside(context, conn)
+            handler(conn)
 
-    return leaving_allowed
+    return peer
 
 
 def echo_once(conn: Any) -> None:
@@ -197,10 +191,8 @@ def connect_tls_in_tls(address: Address, context: ssl.SSLContext) -> httpx_net.N
 
 def says_all(conn: TLSInside) -> None:
     conn.sendall(PAYLOAD)
-    conn.send_close_notify()
-    send_close_notify(conn.outer)
-    with client_may_leave():
-        conn.outer.recv(1)
+    say_goodbye(conn)
+    bottom(conn).recv(1)
 
 
 def test_without_memory_a_read_fails_and_later_ones_leave_out_no_byte(

@@ -355,7 +355,7 @@ def test_one_thread_reads_what_another_writes_on_tls(peers: Peers, layers: int) 
             except TimeoutError:
                 pass
 
-    with connect_tls(peers.serve_tls_in_tls(echo, layers=layers), layers=layers) as stream:
+    with connect_tls(peers.serve_layers(echo, layers), layers=layers) as stream:
         at_once(write, read)
     assert received == sent
 

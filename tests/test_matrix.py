@@ -36,7 +36,6 @@ from peers import (
     client_may_leave,
     frozen_clock,
     server_context,
-    wrap_server,
 )
 
 # In seconds: each deadline, and the time between two bytes of a slow peer.
@@ -142,13 +141,11 @@ def server_of(layers: int) -> Handler:
     def handler(conn: Any) -> None:
         context = server_context("server")
         with client_may_leave():
-            if layers:
-                conn = wrap_server(context, conn)
-            with conn:
-                inside = TLSInside(context, conn) if layers == 2 else conn
-                while data := inside.recv(65_536):
-                    if b"?" in data:
-                        inside.sendall(READ)
+            for _ in range(layers):
+                conn = TLSInside(context, conn)
+            while data := conn.recv(65_536):
+                if b"?" in data:
+                    conn.sendall(READ)
 
     return handler
 
