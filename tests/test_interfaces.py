@@ -61,7 +61,7 @@ def arguments(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
         (NetworkBackend.getaddrinfo, "self host port"),
         (
             NetworkBackend,
-            "local_address socket_options happy_eyeballs_delay suppress_ragged_eofs",
+            "local_address socket_options keepalive happy_eyeballs_delay suppress_ragged_eofs",
         ),
         (NetworkStream, "sock suppress_ragged_eofs"),
         (NetworkStream.read, "self max_bytes"),

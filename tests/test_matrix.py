@@ -375,6 +375,22 @@ def test_connecting_to_several_ends_by_its_deadline(
         net.connect("somebody.test", 80)
 
 
+@pytest.mark.parametrize("delay", [0.01, 0.25, None])
+@pytest.mark.parametrize("count", [1, 2])
+def test_connecting_ends_by_its_deadline_where_the_clock_stands_still(
+    hole: Hole, count: int, delay: float | None
+) -> None:
+    net = Listed([hole.black_hole() for _ in range(count)], happy_eyeballs_delay=delay)
+    with times_out_at_a_standstill():
+        net.connect("somebody.test", 80)
+
+
+def test_the_next_attempt_starts_where_the_clock_stands_still(hole: Hole, peers: Peers) -> None:
+    found = [hole.black_hole(), peers.serve(server_of(0))]
+    with frozen_clock(), httpx_net.timeout(HANG):
+        Listed(found, happy_eyeballs_delay=LIMIT).connect("somebody.test", 80).close()
+
+
 def test_connecting_to_several_does_not_end_by_a_cancelled_deadline(
     hole: Hole, peers: Peers
 ) -> None:

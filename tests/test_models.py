@@ -300,6 +300,7 @@ def test_any_arguments_of_getaddrinfo(host: Any, port: Any) -> None:
         optional={
             "local_address": hosts | st.tuples(hosts, ports),
             "socket_options": anything | st.lists(st.tuples(anything, anything, anything)),
+            "keepalive": anything,
             "happy_eyeballs_delay": anything,
             "suppress_ragged_eofs": anything,
         },
