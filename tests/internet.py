@@ -14,6 +14,7 @@ import socket
 import ssl
 import struct
 import threading
+import types
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -185,12 +186,21 @@ class Internet:
 
         monkeypatch.setattr(socket, "getaddrinfo", patched_getaddrinfo)
         monkeypatch.setattr(socket.socket, "getpeername", patched_getpeername)
-        monkeypatch.setattr(
-            socket.socket, "connect", lambda sock, where: connect(sock, self._route(where))
-        )
-        monkeypatch.setattr(
-            socket.socket, "connect_ex", lambda sock, where: connect_ex(sock, self._route(where))
-        )
+        for name, method in (("connect", connect), ("connect_ex", connect_ex)):
+            monkeypatch.setattr(socket.socket, name, as_of_socket(routed(method, self._route)))
+
+
+def routed(method: Callable[..., Any], route: Callable[[Any], Any]) -> Any:
+    return lambda sock, where: method(sock, route(where))
+
+
+def as_of_socket(function: Any) -> Any:
+    """*function* as if it stood in the module ``socket``.
+
+    An error that ends in a frame of these tests would not be the network's for the package, but
+    that of a signal handler.
+    """
+    return types.FunctionType(function.__code__, vars(socket), closure=function.__closure__)
 
 
 def head(conn: socket.socket) -> bytes:
