@@ -1,8 +1,12 @@
-"""A network backend for httpcore 1.x: ``httpcore.ConnectionPool(network_backend=Backend())``."""
+"""A network backend for httpcore 1.x: ``httpcore.ConnectionPool(network_backend=Backend())``.
+
+For httpcore2, import that instead: ``import httpcore2 as httpcore``.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ssl
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -33,11 +37,15 @@ class Stream(httpcore.NetworkStream):
             return self._stream.read(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with limited(timeout, httpcore.WriteTimeout, httpcore.WriteError):
-            self._stream.write(buffer)
+        if buffer:  # httpcore's HTTP/2 writes nothing now and then, and then reads
+            with limited(timeout, httpcore.WriteTimeout, httpcore.WriteError):
+                self._stream.write(buffer)
 
     def start_tls(
-        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
     ) -> Stream:
         try:
             with limited(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
@@ -71,7 +79,7 @@ class Backend(httpcore.NetworkBackend):
         with limited(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
             return Stream(self._net.connect(host, port))
 
-    def sleep(self, seconds: float) -> None:  # between the tries of ConnectionPool(retries=...)
+    def sleep(self, seconds: float) -> None:  # between the attempts of ConnectionPool(retries=...)
         with limited(None, httpcore.ConnectTimeout, httpcore.ConnectError):
             left = httpx_net.remaining()
             time.sleep(seconds if left is None else min(seconds, left))

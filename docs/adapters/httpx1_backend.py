@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ssl
+from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-from httpx._network import get_current_timeout  # what a block of httpx.timeout() has left
+import httpx  # type: ignore[import-untyped]
+
+# What a block of httpx.timeout() has left.
+from httpx._network import get_current_timeout  # type: ignore[import-untyped]
 
 import httpx_net
 
 
-class Stream(httpx.Stream):
+class Stream(httpx.Stream):  # type: ignore[misc]
     def __init__(self, stream: httpx_net.NetworkStreamInterface) -> None:
         self._stream = stream
 
@@ -27,7 +30,7 @@ class Stream(httpx.Stream):
         self._stream.close()
 
 
-class Backend(httpx.NetworkBackend):
+class Backend(httpx.NetworkBackend):  # type: ignore[misc]
     def __init__(
         self,
         ssl_ctx: ssl.SSLContext | None = None,
@@ -36,11 +39,11 @@ class Backend(httpx.NetworkBackend):
         self._context = self.create_default_context() if ssl_ctx is None else ssl_ctx
         self._net = net or httpx_net.NetworkBackend(suppress_ragged_eofs=True)
 
-    def connect(self, host: str, port: int) -> Stream:
+    def connect(self, host: str, port: int) -> Any:
         with httpx_net.timeout(get_current_timeout()):
             return Stream(self._net.connect(host, port))
 
-    def connect_tls(self, host: str, port: int, hostname: str = "") -> Stream:
+    def connect_tls(self, host: str, port: int, hostname: str = "") -> Any:
         # The client passes the Host header, which may have the port behind the name.
         name = urlsplit(f"//{hostname}").hostname or host
         with httpx_net.timeout(get_current_timeout()):

@@ -1,14 +1,15 @@
 """A transport for httpx 0.28: ``httpx.Client(transport=Transport())``.
 
 Needs ``httpcore_backend.py`` beside it. Give it a pool of your own for certificates, limits,
-HTTP/2, or a proxy (an ``httpcore.HTTPProxy``), made with ``network_backend=Backend()``.
+HTTP/2, or a proxy (an ``httpcore.HTTPProxy``), made with ``network_backend=Backend()``. For httpx2,
+import that instead, and httpcore2: ``import httpx2 as httpx``, ``import httpcore2 as httpcore``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpcore
@@ -33,20 +34,24 @@ def httpx_errors() -> Iterator[None]:
 
 class Body(httpx.SyncByteStream):
     def __init__(self, parts: Any) -> None:
-        self._parts: Iterable[bytes] = parts
+        self._parts = parts
 
     def __iter__(self) -> Iterator[bytes]:
         with httpx_errors():
             yield from self._parts
 
     def close(self) -> None:
-        self._parts.close()  # type: ignore[attr-defined]
+        self._parts.close()
 
 
 class Transport(httpx.BaseTransport):
     def __init__(self, pool: httpcore.ConnectionPool | None = None) -> None:
         self._pool = pool or httpcore.ConnectionPool(
-            ssl_context=ssl.create_default_context(), network_backend=Backend()
+            ssl_context=ssl.create_default_context(),
+            max_connections=100,  # the limits of httpx.Client; those of httpcore are lower
+            max_keepalive_connections=20,
+            keepalive_expiry=5.0,
+            network_backend=Backend(),
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:

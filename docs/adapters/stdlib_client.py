@@ -1,12 +1,13 @@
 """``http.client`` and ``urllib.request`` under the deadlines of httpx_net.
 
-Needs ``stream_socket.py`` beside it. To bring a backend of your own, set ``Connecting.net``.
+Needs ``stream_socket.py`` beside it. To use a backend of your own, set ``Connecting.net``.
 """
 
 from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 import urllib.request
 from typing import Any
 
@@ -15,7 +16,7 @@ from stream_socket import StartTLS, StreamSocket
 import httpx_net
 
 
-class Connecting:
+class Connecting(http.client.HTTPConnection):
     """What both kinds of connection have in common: where their socket comes from."""
 
     net = httpx_net.NetworkBackend(suppress_ragged_eofs=True)
@@ -27,40 +28,48 @@ class Connecting:
     def _connect_stream(self, address: Any, timeout: Any, source_address: Any) -> StreamSocket:
         if source_address is not None:
             raise ValueError("source_address: give the backend a local_address instead")
-        if not isinstance(timeout, (int, float, type(None))):  # a marker: none was given
-            timeout = socket.getdefaulttimeout()
+        if not isinstance(timeout, (int, float, type(None))):
+            timeout = socket.getdefaulttimeout()  # It is a marker: no timeout was given.
         with httpx_net.timeout(timeout):
             return StreamSocket(self.net.connect(*address), timeout)
 
     def _tunnel(self) -> None:
         try:
-            super()._tunnel()
-        except BaseException:  # early releases leave a file of the socket open, and so the stream
-            if self.sock is not None:
-                self.sock.stream.close()
+            super()._tunnel()  # type: ignore[misc]
+        except BaseException:
+            # Early releases leave a file of the socket open, and so the stream.
+            sock: Any = self.sock
+            if sock is not None:
+                sock.stream.close()
             raise
 
 
-class HTTPConnection(Connecting, http.client.HTTPConnection):
+class HTTPConnection(Connecting):
     pass
 
 
 class HTTPSConnection(Connecting, http.client.HTTPSConnection):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._context = StartTLS(self._context)
+    def __init__(self, *args: Any, context: ssl.SSLContext | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, context=context, **kwargs)
+        self._context: Any = StartTLS(self._context)
 
 
 class HTTPHandler(urllib.request.HTTPHandler):
-    def http_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(HTTPConnection, request)
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(HTTPConnection, req)
 
 
 class HTTPSHandler(urllib.request.HTTPSHandler):
-    def https_open(self, request: urllib.request.Request) -> Any:
-        return self.do_open(HTTPSConnection, request, context=self._context)
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(context=context)
+        self._ssl_context = context
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(HTTPSConnection, req, context=self._ssl_context)
 
 
-def build_opener(context: Any = None, *handlers: Any) -> urllib.request.OpenerDirector:
+def build_opener(
+    context: ssl.SSLContext | None = None, *handlers: Any
+) -> urllib.request.OpenerDirector:
     """``urllib.request.build_opener``, with the two handlers above in place of the usual ones."""
     return urllib.request.build_opener(HTTPHandler, HTTPSHandler(context=context), *handlers)

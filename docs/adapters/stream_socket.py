@@ -1,12 +1,11 @@
-"""A socket, as far as ``http.client`` and who builds on it needs one, over an httpx_net stream.
+"""A socket, as far as ``http.client`` and what builds on it needs one, over an httpx_net stream.
 
-Every call asks the deadlines of its thread. The client's own timeout, which comes by
-``settimeout``, goes on counting for each call anew, inside of them.
+Every call keeps the deadlines of its thread. The client's own timeout, which it sets by
+``settimeout``, still counts for each call by itself, within them.
 """
 
 from __future__ import annotations
 
-import io
 import socket
 from typing import Any
 
@@ -18,14 +17,15 @@ class StreamSocket:
         self.stream = stream
         self.timeout = timeout
         self._closed = False
-        self._io_refs = 0  # the open files of makefile(), counted as a socket counts them
+        self._io_refs = 0  # The open files of makefile(), counted as a socket counts them.
 
     def settimeout(self, timeout: float | None) -> None:
         self.timeout = timeout
 
     def sendall(self, data: Any) -> None:
         with httpx_net.timeout(self.timeout):
-            self.stream.write(memoryview(data))  # a TypeError is http.client's cue to iterate
+            # What is no buffer is a TypeError here, and http.client then iterates over it.
+            self.stream.write(memoryview(data))
 
     def recv(self, size: int) -> bytes:
         with httpx_net.timeout(self.timeout):
@@ -36,34 +36,38 @@ class StreamSocket:
         buffer[: len(data)] = data
         return len(data)
 
-    def makefile(self, mode: str = "rb") -> io.BufferedReader:
-        self._io_refs += 1
-        return io.BufferedReader(socket.SocketIO(self, "rb"))  # type: ignore[arg-type]
+    def makefile(self, mode: str = "r", buffering: int | None = None, **text: Any) -> Any:
+        # A method in Python, and content with anything that looks like a socket.
+        return socket.socket.makefile(self, mode, buffering, **text)  # type: ignore[call-overload]
+
+    def send(self, data: Any) -> int:  # Files that are written to call it.
+        self.sendall(data)
+        return len(memoryview(data).cast("B"))
+
+    def _decref_socketios(self) -> None:  # A file calls it when it is closed.
+        self._io_refs -= 1
+        if self._closed:
+            self.close()
+
+    def shutdown(self, how: int) -> None:
+        # Not SSLSocket.shutdown, which drops TLS and would go on in clear.
+        socket.socket.shutdown(self.stream.get_extra_info("socket"), how)
 
     def close(self) -> None:
         self._closed = True
         if not self._io_refs:
             self.stream.close()
 
-    def _decref_socketios(self) -> None:  # a SocketIO calls it when it is closed
-        self._io_refs -= 1
-        if self._closed:
-            self.close()
-
-    def setsockopt(self, *option: Any) -> None:
-        self.stream.get_extra_info("socket").setsockopt(*option)
-
-    def fileno(self) -> int:
-        return self.stream.get_extra_info("socket").fileno()
-
-    def getpeercert(self, binary_form: bool = False) -> Any:
-        return self.stream.get_extra_info("ssl_object").getpeercert(binary_form)
+    def __getattr__(self, name: str) -> Any:  # setsockopt, fileno, getpeername, getpeercert, ...
+        return getattr(self.stream.get_extra_info("socket"), name)
 
 
 class StartTLS:
     """An ``ssl.SSLContext`` whose ``wrap_socket`` is ``start_tls``, for clients that call it."""
 
     def __init__(self, context: Any) -> None:
+        if not hasattr(context, "wrap_bio"):
+            raise TypeError(f"an ssl.SSLContext is needed, pyOpenSSL's won't do: {context!r}")
         vars(self)["context"] = context
 
     def __getattr__(self, name: str) -> Any:
