@@ -6,12 +6,11 @@ Needs ``stream_socket.py`` beside it. To use a backend of your own, set ``Connec
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
 import urllib.request
 from typing import Any
 
-from stream_socket import StartTLS, StreamSocket
+from stream_socket import StartTLS, StreamSocket, seconds
 
 import httpx_net
 
@@ -28,9 +27,7 @@ class Connecting(http.client.HTTPConnection):
     def _connect_stream(self, address: Any, timeout: Any, source_address: Any) -> StreamSocket:
         if source_address is not None:
             raise ValueError("source_address: give the backend a local_address instead")
-        if not isinstance(timeout, (int, float, type(None))):
-            timeout = socket.getdefaulttimeout()  # It is a marker: no timeout was given.
-        with httpx_net.timeout(timeout):
+        with httpx_net.timeout(seconds(timeout)):
             return StreamSocket(self.net.connect(*address), timeout)
 
     def _tunnel(self) -> None:

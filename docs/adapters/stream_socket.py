@@ -12,10 +12,16 @@ from typing import Any
 import httpx_net
 
 
+def seconds(timeout: Any) -> Any:
+    """*timeout*, or what it stands for where it is the standard library's "none was given"."""
+    given = isinstance(timeout, (int, float, type(None)))
+    return timeout if given else socket.getdefaulttimeout()
+
+
 class StreamSocket:
-    def __init__(self, stream: httpx_net.NetworkStream, timeout: float | None = None) -> None:
+    def __init__(self, stream: httpx_net.NetworkStream, timeout: Any = None) -> None:
         self.stream = stream
-        self.timeout = timeout
+        self.timeout = seconds(timeout)
         self._closed = False
         self._io_refs = 0  # The open files of makefile(), counted as a socket counts them.
 

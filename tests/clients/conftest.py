@@ -1,0 +1,29 @@
+"""What all tests of this suite need: a client that is closed before its peers are waited for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from clients import Client
+from internet import Internet
+from peers import Peers
+
+Using = Callable[..., Client]
+
+
+@pytest.fixture(autouse=True)
+def internet(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
+    """www.example.com and its neighbours; see ``internet.py``."""
+    internet = Internet(peers, monkeypatch)
+    yield internet
+    internet.close()
+
+
+@pytest.fixture
+def using(kind: type[Client], internet: Internet) -> Iterator[Using]:
+    """``using(...)``: a client of the kind in question, which is closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(contextlib.closing(kind(**options)))
