@@ -1,28 +1,26 @@
-"""The network layer of an HTTP client: a TCP/TLS byte stream, and deadlines that hold.
+r"""The network layer of an HTTP client: a TCP/TLS byte stream, and deadlines that hold.
 
     import ssl
     import httpx_net
 
     net = httpx_net.NetworkBackend()
+    ctx = ssl.create_default_context()
 
-    with httpx_net.timeout(10.0):                      # for everything below
-        with httpx_net.timeout(3.0) as connecting:     # and within that, for the beginning
-            stream = net.connect("www.example.com", 443)
-            stream.start_tls(ssl.create_default_context(), hostname="www.example.com")
-            connecting.cancel()                        # done: the ten seconds still hold
-        with stream:
-            stream.write(
-                b"GET / HTTP/1.1\\r\\nHost: www.example.com\\r\\nConnection: close\\r\\n\\r\\n"
-            )
-            while data := stream.read():
-                print(data)
+    with httpx_net.timeout(10.0):                               # for everything below
+        with httpx_net.timeout(3.0) as connecting:              # and less for the beginning
+            with net.connect("www.example.com", 443) as stream:
+                stream.start_tls(ctx, hostname="www.example.com")
+                connecting.cancel()                             # The ten seconds still hold.
+                stream.write(b"GET / HTTP/1.0\r\nHost: www.example.com\r\n\r\n")
+                while data := stream.read():
+                    print(data)
 
-``with timeout(3.0):`` is three seconds for all that waits on the network inside the block: name
-resolution, every address that is tried, the TLS handshake, each read and write. Nothing a peer does
-extends it, and nothing has to be passed down to the code that waits.
+``with timeout(3.0):`` means three seconds for everything inside the block that waits on the
+network: name resolution, every address that is tried, the TLS handshake, each read and each write.
+Nothing that a peer does extends it, and nothing has to be passed down to the code that waits.
 
-Read on in ``timeout``, ``NetworkBackend`` and ``NetworkStream``; to bring a backend of your own, in
-``NetworkBackendInterface``, ``NetworkStreamInterface`` and ``remaining``.
+Read on in ``timeout``, ``NetworkBackend`` and ``NetworkStream``. If you write a backend of your
+own, read ``NetworkBackendInterface``, ``NetworkStreamInterface`` and ``remaining``.
 """
 
 from ._backend import NetworkBackend
@@ -39,7 +37,6 @@ __all__ = [
     "NetworkBackendInterface",
     "NetworkStream",
     "NetworkStreamInterface",
-    "__version__",
     "remaining",
     "timeout",
 ]

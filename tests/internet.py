@@ -9,6 +9,7 @@ gets out: there is no way to anywhere else.
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import ssl
@@ -53,6 +54,9 @@ HOSTS = {
     "expired.example.com": ["203.0.113.17"],
     "self-signed.example.com": ["203.0.113.18"],
     "full.example.com": ["203.0.113.19"],
+    "api.example.com": ["203.0.113.20"],
+    "chunked.example.com": ["203.0.113.21"],
+    "plain.example.com": ["203.0.113.22"],
     "intranet.example.com": ["10.0.0.5"],
     "slow-dns.example.com": [],  # never answers
 }
@@ -91,6 +95,9 @@ class Internet:
             ("203.0.113.18", 443): self.to_a_bad("self-signed"),
             ("203.0.113.19", 80): self.to(self.full),
             ("203.0.113.19", 443): self.to_tls(self.full),
+            ("203.0.113.20", 80): self.to(answers_all),
+            ("203.0.113.21", 80): self.to(chunked),
+            ("203.0.113.22", 443): self.to(no_tls),
             "/run/app.sock": lambda: peers.serve_unix(web),
         }
         self._patch(monkeypatch)
@@ -156,7 +163,10 @@ class Internet:
 
     def _route(self, address: Any) -> Any:
         """The address on loopback to which *address* leads."""
-        if not isinstance(address, str):
+        if isinstance(address, str):
+            if address not in self._routes:
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        else:
             address = tuple(address[:2])
             if address[0] == "127.0.0.1":
                 return address
@@ -224,6 +234,32 @@ def web(conn: socket.socket) -> None:
         else:
             with suppress(OSError):  # the client may be gone
                 conn.shutdown(socket.SHUT_WR)
+        silent(conn)
+
+
+def answers_all(conn: socket.socket) -> None:
+    """Answer one request after another."""
+    with client_may_leave():
+        while head(conn):
+            conn.sendall(ANSWER.replace(b"Connection: close\r\n", b""))
+
+
+def chunked(conn: socket.socket) -> None:
+    """Answer one request in chunks."""
+    with client_may_leave():
+        head(conn)
+        conn.sendall(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"7\r\nHello, \r\n7\r\nworld!\n\r\n0\r\n\r\n"
+        )
+        silent(conn)
+
+
+def no_tls(conn: socket.socket) -> None:
+    """Answer what is no request with plain text."""
+    with client_may_leave():
+        conn.recv(1)
+        conn.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
         silent(conn)
 
 
