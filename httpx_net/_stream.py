@@ -1,37 +1,57 @@
 """``NetworkStream``: one connected socket, under the deadlines of whichever thread uses it.
 
-There are two ways to bound a wait on a socket, and the one that comes to mind, ``settimeout(left)``
-before each call, is the wrong one. It is three system calls where one will do; it is state of the
-socket, so two threads on one stream overwrite each other's; and beyond 24.8 days it goes wrong.
+**How it waits.** There are two ways to bound a wait on a socket, and the one that comes to mind,
+``settimeout(left)`` before each call, is the wrong one. It is three system calls where one will do;
+it is state of the socket, so two threads on one stream overwrite each other's; and beyond 24.8 days
+it goes wrong. So a stream begins blocking, which is what costs least without a deadline. The first
+operation under one makes the socket non-blocking, once and for good. From then on an operation
+tries its call, and where that would block it waits for the socket and tries again. The same loop
+drives TLS, whose layers never wait by themselves.
 
-So a stream begins blocking, which is what costs least where no deadline stands. The first operation
-under one makes the socket non-blocking, once and for good. From then on an operation tries its
-call, and where that would block it waits for the socket, for as long as ``remaining()`` says or for
-ever, and tries again. The same loop drives TLS, whose layers never wait by themselves.
+**Who is inside.** The number of a descriptor that is closed belongs to whoever opens the next one.
+A thread that has asked for the number and not used it yet, or that sleeps in poll(2), which looks
+its numbers up again when it wakes, would then go on with a stranger's connection. So ``close()``
+only marks the stream and shuts the socket down, which wakes everybody, and the last thread to leave
+gives the number back (Go's ``fdMutex`` does the same). The list ``_inside`` counts: it begins with
+one True, each operation appends a False and pops whatever is on top when it leaves, and ``close()``
+pops once without having appended. So the True comes out last, and to one thread only. A ``list``,
+because its methods are atomic, with or without the GIL, and because ``close()`` may run in a signal
+handler of a thread that is inside, where it could wait for no lock.
+
+**What has been heard.** The kernel reports that a connection is lost once, to whichever call comes
+first, and calls it an end afterwards. So whatever call that was, its error is kept (``_loss``), and
+a read that comes to an end reports it in place of that end. EPIPE is no loss: Linux says that to a
+write where the peer's own end had come in order. The peer's last word, close_notify or an alert, is
+believed whatever a write was told. What a read has reported (``_end``) stands for good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
+import math
 import socket
 import ssl
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ._deadlines import remaining
+from ._deadlines import bounded, remaining
 from ._interfaces import NetworkStreamInterface
-from ._names import is_expiry, printed, server_name
+from ._names import endpoint, failure, is_expiry, is_networks, printed
 from ._tls import (
     RECORD_SIZE,
     WANTS,
     TLSLayer,
     TLSOverSocket,
     TLSOverTLS,
-    is_surely_truncation,
+    bare,
+    check_tls_arguments,
+    home,
+    is_connected,
     is_truncation,
-    truncation,
+    quietly,
     wrap_socket,
 )
 from ._wait import READ, WRITE, ready, wait
@@ -47,19 +67,10 @@ _LONGEST_READ = 1_048_576
 # (256 MiB over loopback: two thirds of the time of one sendall).
 _WRITE_SIZE = 1_048_576
 
-# A buffer that is full with this much, and a full record, are the middle of something: the next
-# bytes are likely there.
-_BULK = RECORD_SIZE
-
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
 
-# What a failed write says where the connection was cut. EPIPE is not among them: Linux says that
-# where the peer had ended the stream in order, and where the cut has been told before.
-_LOST = (errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT)
-
-# How a read begins: the kernel waits; it tries, and waits where that would block; it waits, since
-# the last one had to. Blocking is the socket's mode as well, and is left once and for good.
-_BLOCKING, _TRY, _POLL = range(3)
+# This machine's trouble, after which the connection may go on.
+_NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
 
 class NetworkStream(NetworkStreamInterface):
@@ -72,8 +83,8 @@ class NetworkStream(NetworkStreamInterface):
     With *suppress_ragged_eofs*, ``read`` on TLS takes an end without the peer's close_notify for
     the end of the stream. Ask for it where the messages say how long they are.
 
-    A stream has no lock. One thread may read while another writes, each under its own deadline; on
-    TLS, one thread at a time. ``close()`` may come from any thread.
+    One thread may read while another writes, each under its own deadline, on TLS as well.
+    ``close()`` may come from any thread.
 
     Raises:
         TypeError: *sock* is not a socket.
@@ -81,39 +92,69 @@ class NetworkStream(NetworkStreamInterface):
     """
 
     __slots__ = (
+        "_blocking",
+        "_broken",
         "_client_addr",
-        "_closed",
         "_end",
-        "_mode",
+        "_gates",
+        "_inside",
+        "_loss",
+        "_open",
+        "_sent",
         "_server_addr",
         "_sock",
         "_suppress_ragged_eofs",
         "_tls",
+        "_writer",
     )
 
     def __init__(self, sock: socket.socket, *, suppress_ragged_eofs: bool = False) -> None:
-        self._server_addr = _connected_to(sock)
-        self._client_addr: Any = None  # looked up when asked for, and kept by close()
-        self._sock = sock
-        self._tls: TLSLayer | None = None  # the innermost one; without it the socket serves
+        self._begin(sock, *_addresses(sock), suppress_ragged_eofs)
+
+    @classmethod
+    def _connected(
+        cls, sock: socket.socket, server_addr: Any, client_addr: Any, suppress_ragged_eofs: bool
+    ) -> NetworkStream:
+        """A stream over a socket of which all is known, so that the kernel need not be asked."""
+        stream = cls.__new__(cls)
+        stream._begin(sock, server_addr, client_addr, suppress_ragged_eofs)
+        return stream
+
+    def _begin(
+        self, sock: socket.socket, server_addr: Any, client_addr: Any, suppress_ragged_eofs: bool
+    ) -> None:
+        self._server_addr = server_addr
+        self._client_addr = client_addr
         self._suppress_ragged_eofs = suppress_ragged_eofs
-        self._end: bytes | OSError | None = None  # what reads say, once they have come to it
-        self._mode = _BLOCKING
+        self._sock = sock
+        # The innermost layer. Without one the socket serves.
+        self._tls: TLSLayer | None = None
+        # What some call has been told of the connection, and what reads have come to.
+        self._loss: OSError | None = None
+        self._end: bytes | OSError | None = None
+        # The thread that writes, how far it is, whether TLS can go on from there, and who waits.
+        self._writer = 0
+        self._sent = 0
+        self._broken = False
+        self._gates: list[threading.Lock] = []
+        self._blocking = sock.gettimeout() != 0.0
         if isinstance(sock, ssl.SSLSocket):
             self._make_nonblocking()
             self._tls = TLSOverSocket(sock)
-        elif (limit := sock.gettimeout()) is not None:
-            if limit:
-                sock.settimeout(None)
-            else:
-                self._mode = _TRY
-        self._closed = False  # for the finalizer, too: from here on there is something to close
+        elif self._blocking and sock.gettimeout() is not None:
+            sock.settimeout(None)
+        self._inside = [True]
+        # close() takes it out, and one thread only succeeds in that. Set last: from here on there
+        # is something to close for the finalizer, too.
+        self._open = [True]
 
     def read(self, max_bytes: int | None = None) -> bytes:
         """Return the next bytes as soon as there are any: at least one, at most *max_bytes*.
 
         *max_bytes* is 64 KiB if None, and no more than 1 MiB comes at once. ``b""`` is the end of
-        the stream; on TLS only if the peer said so by close_notify (RFC 8446, section 6.1).
+        the stream; on TLS only if the peer said so by close_notify (RFC 8446, section 6.1). Once
+        a call on this stream has been told that the connection is lost, that is no end any more,
+        and what reads come to after the bytes that had come before is the same error.
 
         Raises:
             TimeoutError: the nearest deadline has passed. Nothing is lost: a later read goes on.
@@ -125,84 +166,30 @@ class NetworkStream(NetworkStreamInterface):
         if max_bytes is None:
             size = _READ_SIZE
         elif type(max_bytes) is int and 0 < max_bytes <= _LONGEST_READ:
-            size = max_bytes  # as nearly always, and then the call would cost a tenth of the read
+            # As nearly always, and then the call below would cost a tenth of the read.
+            size = max_bytes
         else:
             size = _check_max_bytes(max_bytes)
-        tls = self._tls
-        source = self._sock if tls is None else tls
+        inside, data = self._inside, b""
         try:
-            if self._mode == _POLL and (tls is None or not tls.pending()):
-                self._wait(READ)
-            elif remaining() is not None and self._mode == _BLOCKING:
-                self._make_nonblocking()
+            inside.append(False)
             try:
-                data = source.recv(size)
-            except _WOULD_BLOCK as want:
-                if self._mode == _TRY:  # SO_RCVTIMEO can bring a blocking one here
-                    self._mode = _POLL
-                self._wait(_wanted(want, READ))
-                data = self._retry(source.recv, READ, size)
-            if self._mode == _POLL and len(data) >= _BULK and (tls or len(data) == size):
-                self._mode = _TRY
-        except OSError as exc:
-            if not self._may_be_end(exc):
-                raise self._read_error(exc) from None
-            data = b""
-        if not data or self._closed:
-            return self._at_end()
-        return data
-
-    def _may_be_end(self, exc: OSError) -> bool:
-        """Whether *exc* is a truncation, and the caller has asked to take that for an end."""
-        return self._suppress_ragged_eofs and is_truncation(exc) and not self._was_reset(exc)
-
-    def _was_reset(self, exc: OSError) -> bool:
-        """Whether *exc* looks like a truncation and is a reset, which ``ssl`` mixes up at times."""
-        return not is_surely_truncation(exc) and _is_gone(self._sock)
-
-    # The errors are made by methods that return them: one that raised its own would be in the
-    # traceback with the error among its variables, a cycle that keeps all the caller has alive.
-
-    def _read_error(self, exc: OSError) -> OSError:
-        if self._closed or is_expiry(exc):
-            return self._explained(exc, "read from")
-        if is_truncation(exc):
-            exc = _reset() if self._was_reset(exc) else _truncated()
-        error = self._explained(exc.with_traceback(None), "read from")
-        self._remember(error)
-        return _copied(error)
-
-    def _write_error(self, exc: OSError, sent: int, size: int) -> OSError:
-        if self._tls is None and self._end is None and exc.errno in _LOST:
-            # Reads that come to where the connection was lost must not take it for an end.
-            self._end = self._explained(_copied(exc), "read from")
-        error = self._explained(exc, "write to", f" after {sent} of {size} bytes")
-        error.characters_written = sent  # type: ignore[attr-defined]
-        return error
-
-    def _handshake_error(self, exc: OSError, name: str | None) -> OSError:
-        doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
-        error = self._explained(exc, doing)
-        self.close()
-        return error
-
-    def _at_end(self) -> bytes:
-        """Say what the first read at the end of the stream said: ``b""``, or why it is no end.
-
-        The kernel, and OpenSSL, tell of a failure once, and then speak of an end.
-        """
-        if self._closed:  # by another thread; data, if any, may come from whom its number went to
-            raise self._explained(_closed(), "read from")
-        if self._end is None:
-            self._remember(b"")
-        if isinstance(self._end, OSError):
-            raise _copied(self._end) from None
-        return b""
-
-    def _remember(self, end: bytes | OSError) -> None:
-        self._end = end
-        if self._tls is not None:
-            self._tls.end()
+                if remaining() is not None and self._blocking:
+                    self._make_nonblocking()
+                if self._open and self._end is None:
+                    recv = self._sock.recv if self._tls is None else self._tls.recv
+                    try:
+                        data = recv(size)
+                    except _WOULD_BLOCK as want:
+                        data = self._retry(recv, self._event(want, READ), size)
+            except OSError as exc:
+                if not self._is_networks(exc):
+                    raise
+                self._come_to(exc)
+            return data or self._at_end()
+        finally:
+            if inside.pop():
+                self._give_back()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of *data*, or raise an error that says how far it got.
@@ -211,7 +198,8 @@ class NetworkStream(NetworkStreamInterface):
 
         An ``OSError`` has the number of bytes that went out as ``characters_written``. On a plain
         stream that is exact, and the caller may go on from there. On TLS the record in flight may
-        have gone out or not, so nothing can follow it: later writes raise, reads still work.
+        have gone out or not, so nothing can follow it: later writes raise, reads still work. Where
+        the peer had sent an alert before it closed, that is the error.
 
         Raises:
             TimeoutError: the nearest deadline has passed.
@@ -221,42 +209,62 @@ class NetworkStream(NetworkStreamInterface):
             TypeError: *data* is not bytes, a bytearray or a memoryview.
             ValueError: *data* is a memoryview that is not contiguous.
         """
-        size = len(data) if type(data) is bytes else _check_data(data)  # no call for bytes
-        tls = self._tls
-        send: Callable[[Any], int]
-        sent = 0
+        # No call for bytes, as nearly always.
+        size = len(data) if type(data) is bytes else _check_data(data)
+        inside = self._inside
         try:
-            if remaining() is not None and self._mode == _BLOCKING:
+            inside.append(False)
+            self._writer, self._sent = threading.get_ident(), 0
+            if remaining() is not None and self._blocking:
                 self._make_nonblocking()
-            if not size:
-                self._check_open()
-                self._check_intact()
-                return
-            if tls is None:
-                send, limit = self._sock.send, _WRITE_SIZE
-            else:
-                self._check_intact()
-                tls.broken = True  # until all of it has gone: whatever comes in between
-                send, limit = tls.send, RECORD_SIZE
-            if size <= limit:  # nearly always; and nearly always it goes at once
-                try:
-                    sent = send(data)
-                except _WOULD_BLOCK as want:
-                    self._wait(_wanted(want, WRITE))
-            if sent < size:
-                view = memoryview(data).cast("B")
-                while sent < size:
-                    remaining()  # a peer that takes a byte at a time may always have room for it
-                    sent += self._retry(send, WRITE, view[sent : sent + limit])
-            if self._closed:  # by another thread; who knows to whom the number of the socket went
-                raise _closed()
+            if not self._open or self._broken:
+                raise self._unusable()
+            if size:
+                self._send(data, size)
         except OSError as exc:
-            raise self._write_error(exc, sent, size) from None
-        if tls is not None:
-            tls.broken = False
+            if not self._is_networks(exc):
+                raise
+            raise self._write_error(exc, size) from None
+        finally:
+            # Whoever waits at a gate has looked at the writer after putting it up.
+            self._writer = 0
+            while self._gates:
+                self._gates.pop().release()
+            if inside.pop():
+                self._give_back()
+
+    def _send(self, data: bytes | bytearray | memoryview, size: int) -> None:
+        send: Callable[[Any], int]
+        if self._tls is None:
+            send, limit = self._sock.send, _WRITE_SIZE
+        else:
+            # Until all of it has gone: whatever comes in between.
+            self._broken = True
+            send, limit = self._tls.send, RECORD_SIZE
+        # Nearly always it goes at once, and then a view would cost a fifth of the write.
+        if size <= limit:
+            try:
+                self._sent = send(data)
+            except _WOULD_BLOCK as want:
+                self._wait(self._event(want, WRITE))
+        if self._sent < size:
+            self._send_rest(send, memoryview(data).cast("B"), size, limit)
+        self._broken = False
+
+    def _send_rest(
+        self, send: Callable[[Any], int], view: memoryview, size: int, limit: int
+    ) -> None:
+        sent = self._sent
+        while sent < size:
+            # A peer that takes a byte at a time may always have room for it.
+            remaining()
+            try:
+                sent = self._sent = sent + send(view[sent : sent + limit])
+            except _WOULD_BLOCK as want:
+                self._wait(self._event(want, WRITE))
 
     def start_tls(self, ctx: ssl.SSLContext, hostname: str | None = None) -> None:
-        """Run the TLS handshake as a client, in place; on a stream that is TLS, inside of that.
+        """Run the TLS handshake as a client, in place; on a stream that is TLS already, inside it.
 
         *ctx* is an ``ssl.SSLContext``, or an object that behaves like one. It may be shared by
         threads: a handshake that waits holds none of its locks. *hostname* is what the server's
@@ -274,25 +282,31 @@ class NetworkStream(NetworkStreamInterface):
             OSError: with ``errno.EBADF``, the stream is closed.
             ValueError, TypeError: *hostname* or *ctx* is unusable. Nothing was sent.
         """
-        name = _check_tls_arguments(ctx, hostname)
+        name = check_tls_arguments(ctx, hostname)
         try:
+            self._inside.append(False)
             remaining()
-            self._check_open()
-            self._check_intact()
-            self._client_addr = self.get_extra_info("client_addr")  # wrap_socket takes the socket
+            if not self._open or self._broken:
+                raise self._unusable()
             self._make_nonblocking()
             if self._tls is None:
                 self._sock = wrap_socket(self._sock, ctx, name)
                 self._tls = TLSOverSocket(self._sock)
             else:
                 self._tls = TLSOverTLS(self._tls, ctx, name)
-            self._retry(self._tls.handshake, READ)
-            self._check_open()  # or another thread has closed what wrap_socket detached from it
+            # The peer waits for our hello.
+            self._retry(self._tls.handshake, WRITE)
         except OSError as exc:
+            if not self._is_networks(exc, ctx):
+                self.close()
+                raise
             raise self._handshake_error(exc, name) from None
         except BaseException:
             self.close()
             raise
+        finally:
+            if self._inside.pop():
+                self._give_back()
 
     def get_extra_info(self, key: str) -> Any:
         """Return what the stream knows under *key*, None for a key that it does not know.
@@ -313,7 +327,7 @@ class NetworkStream(NetworkStreamInterface):
         if key == "server_addr":
             return self._server_addr
         if key == "client_addr":
-            return _own_address(self._sock) if self._client_addr is None else self._client_addr
+            return self._client_addr
         if key == "socket":
             return self._sock
         if key == "ssl_object":
@@ -323,12 +337,21 @@ class NetworkStream(NetworkStreamInterface):
         return None
 
     def _is_readable(self) -> bool:
-        tls = self._tls
         try:
-            has_come = (tls is not None and tls.pending()) or ready((self._fileno(),), READ, 0.0)
-            return bool(has_come) and (tls is None or tls.is_readable())
-        except OSError:
-            return True  # closed: a read would raise at once
+            self._inside.append(False)
+            if not self._open or self._end is not None:
+                return True
+            if self._tls is None:
+                return bool(ready((self._fileno(),), READ, 0.0))
+            return self._tls.is_readable()
+        except OSError as exc:
+            if not self._is_networks(exc):
+                raise
+            # A read would raise at once, too.
+            return True
+        finally:
+            if self._inside.pop():
+                self._give_back()
 
     def close(self) -> None:
         """End the stream and close its socket. Never raises; closing twice is closing once.
@@ -345,155 +368,185 @@ class NetworkStream(NetworkStreamInterface):
         not read: then TCP resets the connection (RFC 1122, section 4.2.2.13).
         """
         try:
-            if not self._closed:
-                if self._client_addr is None:
-                    self._client_addr = _own_address(self._sock)
-                self._closed = True
-                if self._tls is not None:
-                    self._tls.close()
-                # Wakes the threads that are blocked in the kernel, which close() would not. Not
-                # the method of an SSLSocket, which would take off the TLS.
-                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
-        except OSError:
-            pass  # the connection is gone already
-        finally:
-            self._closed = True
-            self._close_socket()  # the second time, what another thread's start_tls made of it
-
-    def _close_socket(self) -> None:
+            self._open.pop()
+        except IndexError:
+            return
         try:
-            self._sock.close()
-        except OSError:
-            pass  # such as a reset that nobody has heard of; the descriptor is free all the same
+            if self._tls is not None:
+                self._tls.close()
+        finally:
+            try:
+                # Not the method of an SSLSocket, which would take off the TLS.
+                quietly(socket.socket.shutdown, self._sock, socket.SHUT_RDWR)
+            finally:
+                if self._inside.pop():
+                    self._give_back()
+
+    def _give_back(self) -> None:
+        # It may report a reset that nobody has heard of; the descriptor is free all the same.
+        quietly(type(self._sock).close, self._sock)
 
     def __del__(self) -> None:
         # Nothing is sent and nothing shut down: in a forked child this is a copy, and the
-        # connection is its parent's.
-        if not getattr(self, "_closed", True):
+        # connection is its parent's. After close() there is something left to do where an
+        # interrupt has kept a thread from leaving. A socket that was collected before us has no
+        # descriptor any more, and has given a warning by itself.
+        if hasattr(self, "_open") and self._sock.fileno() >= 0:
             try:
-                if self._sock.fileno() >= 0:  # else collected before us, and warned of by itself
+                if self._open:
                     warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             finally:
-                self._close_socket()
+                with contextlib.suppress(OSError):
+                    self._sock.close()
 
     def __repr__(self) -> str:
         address = printed(self._server_addr)
         tls = "" if self._tls is None else " TLS"
-        closed = " CLOSED" if self._closed else ""
+        closed = "" if self._open else " CLOSED"
         return f'<{type(self).__name__} ["{address}"{tls}{closed}]>'
+
+    # ---- How it waits
 
     def _make_nonblocking(self) -> None:
         self._sock.settimeout(0.0)
-        self._mode = _TRY
+        self._blocking = False
 
     def _retry(self, call: Callable[..., _Result], event: int, *args: Any) -> _Result:
-        """Make *call* as often as it takes, and wait in between; for *event* if it is plain."""
+        """Wait for *event* and make *call*, as often as it takes."""
         while True:
+            self._wait(event)
             try:
                 return call(*args)
             except _WOULD_BLOCK as want:
-                event = _wanted(want, event)
-            self._wait(event)
+                event = self._event(want, event)
+
+    def _event(self, want: OSError, event: int) -> int:
+        """What to wait for after *want*: on TLS what OpenSSL asked for, else *event*."""
+        if self._is_networks(want):
+            return self._tls.event(want) if isinstance(want, WANTS) and self._tls else event
+        try:
+            raise want
+        finally:
+            # Or it would keep itself alive, and this stream.
+            del want
 
     def _wait(self, event: int) -> None:
-        wait((self._fileno(),), event)
-        if self._closed:
-            raise _closed()
+        if event:
+            wait((self._fileno(),), event)
+        else:
+            remaining()
+        if self._tls is not None:
+            self._tls.woke()
 
     def _fileno(self) -> int:
-        """The descriptor, of a stream that is open: close() tells before it takes it away."""
+        """The descriptor of the socket, unless the stream is closed."""
+        # close() may have missed the socket that start_tls had yet to make, and so it is asked for
+        # first, and whether the stream is open only then.
         fd = self._sock.fileno()
-        if self._closed:
+        if not self._open:
             raise _closed()
         if fd < 0:
             raise OSError(errno.EBADF, "the socket was closed behind the stream's back")
         return fd
 
-    def _check_intact(self) -> None:
-        if self._tls is not None and self._tls.broken:
-            raise BrokenPipeError(errno.EPIPE, "an earlier write stopped inside a record")
+    # ---- What has been heard
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise _closed()
+    # The errors are made by methods that return them: one that raised its own would be in the
+    # traceback with the error among its variables, a cycle that keeps all the caller has alive.
 
-    def _explained(self, exc: OSError, doing: str, progress: str = "") -> OSError:
-        """*exc*, its text saying what was being done, to whom, how far it got, and the cause."""
-        if self._closed:
-            exc = _closed()
-        verb = "timed out" if is_expiry(exc) else "failed"
-        peer = printed(self._server_addr) or "an unnamed peer"
-        cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
-        text = f"{doing} {peer} {verb}{progress}: {cause}"
-        exc.args = (text,) if exc.errno is None else (exc.errno, text)
-        exc.strerror = text  # which is what str() of an SSLError shows
-        return exc
+    def _come_to(self, end: bytes | OSError) -> None:
+        """Keep the *end* that a read has come to. Raises an error after which reads may go on."""
+        if isinstance(end, OSError):
+            if not self._open or is_expiry(end) or end.errno in _NO_MEMORY:
+                raise self._explained("read from", end) from None
+            self._hear(end)
+        # Not the peer's own words: close_notify, an alert, or something that is no TLS.
+        if (not end and self._tls is None) or is_truncation(end) or _is_loss(end):
+            self._await_write()
+            end = self._loss or end
+        self._end = b"" if self._suppress_ragged_eofs and is_truncation(end) else end
+
+    def _at_end(self) -> bytes:
+        """Report what this read, or one before, has come to."""
+        if not self._open:
+            raise self._explained("read from", _closed())
+        if self._end is None:
+            self._come_to(b"")
+        if isinstance(self._end, OSError):
+            raise self._explained("read from", self._end)
+        return b""
+
+    def _hear(self, exc: OSError) -> None:
+        """Keep *exc* for the reads to come, if the first of its kind."""
+        bare(exc)
+        if self._loss is None and _is_loss(exc):
+            self._loss = exc
+
+    def _await_write(self) -> None:
+        """Let a write of another thread that is under way report first what it is told.
+
+        It leaves at once, for a connection that is gone takes no more bytes.
+        """
+        gate = threading.Lock()
+        gate.acquire()
+        self._gates.append(gate)
+        if self._writer not in (0, threading.get_ident()) and not is_connected(self._sock):
+            try:
+                bounded(gate.acquire, math.inf, True)
+            except TimeoutError as exc:
+                if not is_expiry(exc):
+                    raise
+                raise self._explained("read from", exc) from None
+
+    def _write_error(self, exc: OSError, size: int) -> OSError:
+        if self._open and not is_expiry(exc):
+            self._hear(exc)
+            if self._tls and self._end is None and (_is_loss(exc) or exc.errno == errno.EPIPE):
+                exc = self._tls.collect(lambda: len(self._inside) == 2) or exc
+        error = self._explained("write to", exc, f" after {self._sent} of {size} bytes")
+        error.characters_written = self._sent  # type: ignore[attr-defined]
+        return error
+
+    def _handshake_error(self, exc: OSError, name: str | None) -> OSError:
+        doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
+        error = self._explained(doing, exc)
+        self.close()
+        return error
+
+    def _unusable(self) -> OSError:
+        if not self._open:
+            return _closed()
+        return BrokenPipeError(errno.EPIPE, "an earlier write stopped inside a record")
+
+    def _explained(self, doing: str, exc: OSError, progress: str = "") -> OSError:
+        return failure(doing, self._server_addr, exc if self._open else _closed(), progress)
+
+    def _is_networks(self, exc: OSError, *more: object) -> bool:
+        return is_networks(exc, home(self._sock), *map(home, more))
+
+
+def _is_loss(exc: object) -> bool:
+    """Whether *exc* is the kernel's word that the connection is gone."""
+    if not isinstance(exc, OSError) or isinstance(exc, ssl.SSLError):
+        return False
+    return exc.errno != errno.EPIPE and exc.errno not in _NO_MEMORY
 
 
 def _closed() -> OSError:
     return OSError(errno.EBADF, "the stream is closed")
 
 
-def _reset() -> OSError:
-    return OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-
-
-def _truncated() -> ssl.SSLEOFError:
-    return truncation(
-        "the stream ended without close_notify, so it may have been truncated "
-        "(suppress_ragged_eofs=True takes this for its end)",
-    )
-
-
-def _copied(exc: OSError) -> OSError:
-    """*exc* to be raised again: raising writes into an exception, and keeps what it meets."""
-    copy = type(exc)(*exc.args)
-    copy.__dict__.update(exc.__dict__)
-    return copy
-
-
-def _is_gone(sock: socket.socket) -> bool:
-    """Whether *sock* is not even connected any more: then it was a reset and no end."""
-    try:
-        sock.getpeername()
-    except OSError:
-        return True
-    return False
-
-
-def _wanted(want: OSError, event: int) -> int:
-    """What to wait for after *want*: what it names, on TLS, or *event*."""
-    if isinstance(want, ssl.SSLWantReadError):
-        return READ
-    if isinstance(want, ssl.SSLWantWriteError):
-        return WRITE
-    return event
-
-
-def _connected_to(sock: object) -> Any:
-    """The address that *sock* is connected to."""
+def _addresses(sock: object) -> tuple[Any, Any]:
+    """The addresses of the server and the client, between which *sock* is connected."""
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket, not {sock!r}")
-    # Not the property, which makes an enum of it and takes a third of a stream's making.
+    # Not the property, which makes an enum of it.
     if super(socket.socket, sock).type != socket.SOCK_STREAM:
         raise ValueError(f"sock must be a stream socket, not {sock!r}")
     try:
-        return _address(sock.getpeername())
+        return endpoint(sock.getpeername()), endpoint(sock.getsockname())
     except OSError as exc:
         raise ValueError(f"sock must be connected, not {sock!r}: {exc.strerror}") from None
-
-
-def _own_address(sock: socket.socket) -> Any:
-    """The address of this end of *sock*; None if it is closed, or not a network's."""
-    try:
-        return _address(sock.getsockname())
-    except OSError:
-        return None
-
-
-def _address(address: Any) -> Any:
-    """``(ip, port)`` of what the socket module says, without IPv6's flow and scope."""
-    return address[:2] if isinstance(address, tuple) else address
 
 
 def _check_max_bytes(max_bytes: object) -> int:
@@ -513,14 +566,3 @@ def _check_data(data: object) -> int:
     if not data.c_contiguous:
         raise ValueError(f"data must be contiguous, which {data!r} is not")
     return data.nbytes
-
-
-def _check_tls_arguments(ctx: Any, hostname: object) -> str | None:
-    for method in ("wrap_socket", "wrap_bio"):
-        if not callable(getattr(ctx, method, None)):
-            raise TypeError(f"ctx must be an ssl.SSLContext or behave like one, not {ctx!r}")
-    if hostname is not None:
-        return server_name(hostname)
-    if getattr(ctx, "check_hostname", False):
-        raise ValueError("hostname must not be None where the context checks it (check_hostname)")
-    return None

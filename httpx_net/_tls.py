@@ -1,20 +1,30 @@
 """TLS as a layer that never waits: over a socket, or over another such layer.
 
 A layer offers what a non-blocking socket offers. ``recv`` and ``send`` do what they can at once,
-and where they can't they raise ``ssl.SSLWantReadError`` or ``ssl.SSLWantWriteError`` to say what to
-wait for; whoever called waits, under its deadline, and calls again. So one loop serves plain
-sockets, TLS, the handshake, and TLS inside TLS, and no handshake ever waits while it holds a lock
-of the context (truststore's holds one for all of a blocking handshake).
+and where they can't they raise ``ssl.SSLWantReadError`` or ``ssl.SSLWantWriteError``; whoever
+called asks ``event()`` what to wait for, waits under its deadline, and calls again. So one loop
+serves plain sockets, TLS, the handshake, and TLS inside TLS, and no handshake ever waits while it
+holds a lock of the context (truststore's holds one for all of a blocking handshake).
+
+OpenSSL lets one thread at a time into a connection, and CPython before 3.13.1 doesn't see to that.
+So each layer has a lock around each call. Since no call waits, one thread may read while another
+writes, and ``close()`` finds the lock free unless somebody is in there at that very moment.
 
 Over a socket, ``wrap_socket`` does the work. TLS inside TLS has no socket to wrap: there an
 ``ssl.SSLObject`` exchanges records with two memory BIOs, and the layer carries these to and from
-the layer below.
+the layer below. Records that the layer below does not take at once are kept, and go out with
+whatever call comes next.
 
 An end is not always an end. TLS closes each direction with an alert, close_notify (RFC 8446,
 section 6.1), and a connection that ends without it may have been cut by anybody on the way. OpenSSL
-knows the difference, but some releases of CPython (3.10.0 to 3.10.10, 3.11.0 to 3.11.2) ask it not
-to tell, by an option that is on in every context; so the option is off while a connection is made,
-which is when OpenSSL copies it, and truncation is an ``ssl.SSLEOFError`` everywhere.
+knows the difference, and ``recv`` reports it: b"" is the peer's close_notify, ``ssl.SSLEOFError``
+an end without it, and a reset is a ConnectionResetError. Two faults of CPython are mended for that:
+
+- 3.10.0 to 3.10.10 and 3.11.0 to 3.11.2 ask OpenSSL to hide truncation, by an option that is on in
+  every context. So it is off while a connection is made, which is when OpenSSL copies it.
+- 3.10, and 3.11 and 3.12 before 3.11.9 and 3.12.3, hide the error of a socket and say SSLEOFError
+  for it. ``woke()`` asks the kernel before OpenSSL does; where that was not possible, a socket
+  that is not connected any more counts as reset.
 
 One wait is out of reach: records that OpenSSL passes over by itself (session tickets, say) it
 passes over within one call, for as long as the kernel has more of them at once.
@@ -24,14 +34,19 @@ from __future__ import annotations
 
 import abc
 import errno
-import os
 import socket
 import ssl
+import sys
 import threading
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from ._deadlines import remaining
+from ._names import is_networks, os_error, server_name
+from ._wait import READ, WRITE
+
+_Result = TypeVar("_Result")
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
 # fails in the middle nobody knows how much of it went out; a record is either out or not.
@@ -39,14 +54,37 @@ RECORD_SIZE = 16_384
 
 WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
+# Records of the layer below that one call takes at most without a result of its own. A peer that
+# always has one more must not outlast the deadline, which is for the caller to ask for.
+_MOST_RECORDS = 16
+
+# What is read ahead at most after a write has failed: as much as any socket buffers.
+_MOST_AHEAD = 1_024
+
+_HIDES_ERRNO = sys.version_info < (3, 11, 9) or (3, 12) <= sys.version_info < (3, 12, 3)
+_HIDES_TRUNCATION = (
+    getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    if sys.version_info < (3, 10, 11) or (3, 11) <= sys.version_info < (3, 11, 3)
+    else 0
+)
+
+# OpenSSL's name for an end without close_notify, since 3.0.
+_TRUNCATION = "UNEXPECTED_EOF_WHILE_READING"
+
+_TRUNCATED = (
+    "the stream ended without close_notify, so it may have been truncated "
+    "(suppress_ragged_eofs=True takes this for its end)"
+)
+
+
+class _MoreToRead(ssl.SSLWantReadError):
+    """Nothing has to be waited for."""
+
 
 class TLSLayer(abc.ABC):
-    """One TLS connection, as a client. It is *broken* from the start of a write to its success.
+    """One TLS connection, as a client. One thread may receive while another sends."""
 
-    One thread at a time may use it, but any thread may close it.
-    """
-
-    __slots__ = ("_ahead", "_decrypt", "_in_use", "_read", "_write", "broken", "ssl_object")
+    __slots__ = ("_ahead", "_lock", "_read", "_write", "ssl_object")
 
     def __init__(
         self,
@@ -55,271 +93,381 @@ class TLSLayer(abc.ABC):
         write: Callable[[bytes | bytearray | memoryview], int],
     ) -> None:
         self.ssl_object = ssl_object
-        self.broken = False
-        self._decrypt = read
-        self._read = read  # or what stands in for it for now
+        self._read = read
         self._write = write
-        self._ahead: bytes | OSError | None = None  # what is_readable() has read to find out
-        self._in_use = False
+        self._lock = threading.Lock()
+        # What was received before recv() asked for it, and the b"" or error that ended it.
+        self._ahead: deque[bytes | OSError] = deque()
 
     def recv(self, size: int) -> bytes:
-        """Return up to *size* bytes that are there; b"" after the peer's close_notify."""
-        self._in_use = True
-        try:
-            return self._read(size)
-        except ssl.SSLError:
-            raise
-        except (ValueError, AttributeError):  # an SSLSocket that another thread has just closed
-            _closed()
-        finally:
-            self._in_use = False
+        """Return up to *size* bytes that are there; b"" after the peer's close_notify.
+
+        An end, and an error, is reported once; what comes after it means nothing.
+        """
+        with self._lock:
+            return self._from_ahead(size) if self._ahead else self._call(self._read, size)
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send *data*, a record's worth at most; after a WANT only the same bytes will do."""
-        self._in_use = True
-        try:
-            return self._write(data)
-        except ssl.SSLError:
-            raise
-        except (ValueError, AttributeError):
-            _closed()
-        finally:
-            self._in_use = False
+        with self._lock:
+            return self._call(self._write, data)
+
+    def take(self, size: int) -> bytes:
+        """Receive for a layer inside of this one, whose lock is held."""
+        return self._from_ahead(size) if self._ahead else self._call(self._read, size)
+
+    def put(self, data: bytes) -> int:
+        """Send for a layer inside of this one, whose lock is held."""
+        return self._call(self._write, data)
 
     def handshake(self) -> None:
         """Take the handshake as far as it goes at once; to return means that it is complete."""
-        self._in_use = True
-        try:
-            if self._read is _closed:
-                _closed()
-            self._do_handshake()
-        finally:
-            self._in_use = False
+        with self._lock:
+            try:
+                self._call(self._do_handshake)
+            except ssl.SSLEOFError:
+                raise truncation("EOF occurred in violation of protocol") from None
+
+    def is_readable(self) -> bool:
+        """Whether ``recv`` would return at once, or raise.
+
+        Only trying tells: a session ticket (TLS 1.3 sends some after the handshake) makes the
+        socket readable as well. What the attempt brings is kept for the next ``recv``.
+        """
+        with self._lock:
+            if not self._ahead:
+                self._read_ahead()
+            return bool(self._ahead)
+
+    def collect(self, is_alone: Callable[[], bool]) -> OSError | None:
+        """Keep for ``recv`` what has come, and return the alert in it, if there is one.
+
+        The connection has failed a write, and a server that refuses a client says why before it
+        closes. Nothing is read if *is_alone* says that another thread may be reading: it would
+        wait for what has come already.
+        """
+        with self._lock:
+            for _ in range(_MOST_AHEAD):
+                if not (is_alone() and self._read_ahead()):
+                    break
+            last = self._ahead[-1] if self._ahead else None
+        return last if isinstance(last, ssl.SSLError) and not is_truncation(last) else None
+
+    def close(self) -> None:
+        """Send close_notify if nobody is inside at this moment. Never waits.
+
+        It may run in a signal handler or finalizer of the thread that is inside, and so it must
+        not wait for the lock either.
+        """
+        if self._lock.acquire(False):
+            try:
+                self.close_notify()
+            finally:
+                self._lock.release()
+
+    def event(self, want: ssl.SSLError) -> int:
+        """What to wait for before the call that raised *want* is repeated; 0 for nothing.
+
+        After SSLWantWriteError OpenSSL reads nothing until its flight is out: to wait for reading
+        as well would spin. Only records that a layer has sealed, and the one below has not taken
+        yet, add something to a wait for reading.
+        """
+        if isinstance(want, _MoreToRead):
+            return 0
+        return WRITE if isinstance(want, ssl.SSLWantWriteError) else READ | self.stalled()
+
+    def stalled(self) -> int:
+        """What to wait for before records that a read left behind can go out."""
+        return 0
+
+    @abc.abstractmethod
+    def woke(self) -> None:
+        """Note that a wait is over."""
 
     @abc.abstractmethod
     def _do_handshake(self) -> None: ...
 
     @abc.abstractmethod
     def close_notify(self) -> None:
-        """Tell the peer that no more will come, if that can be done at once. Never raises."""
+        """Send the alert, if that can be done at once."""
 
-    def end(self) -> None:
-        """Receive nothing more: from now on ``recv`` says b"" at once.
+    def _call(self, call: Callable[..., _Result], *args: Any) -> _Result:
+        """Make *call*, with errors that mean the same on every Python."""
+        try:
+            return call(*args)
+        except WANTS:
+            raise
+        except ssl.SSLError as exc:
+            raise (self._meant(exc) if self._is_ours(exc) else exc) from None
+        except ValueError as exc:
+            if not self._is_ours(exc):
+                raise
+            # The SSLSocket has been closed.
+            raise os_error(errno.EBADF) from None
 
-        OpenSSL may speak of something else after the first time, and the socket not at all.
-        """
-        self._ahead = b""
-        self._read = _nothing
+    def _meant(self, exc: ssl.SSLError) -> OSError:
+        """What *exc*, as ``ssl`` raised it, says of the connection."""
+        return exc
 
-    def close(self) -> None:
-        """Send close_notify, and let nothing through from now on, least of all in clear.
+    def _is_ours(self, exc: Exception) -> bool:
+        return is_networks(exc, home(self.ssl_object))
 
-        OpenSSL lets one thread into a connection, and CPython before 3.13.1 doesn't see to that.
-        Where a thread is in there at this moment the peer gets no close_notify. We look for it
-        after barring the way, and it says that it is there before it goes: one of us sees it.
-        """
-        self._read = self._write = self._decrypt = _closed
-        if not self._in_use:
-            self.close_notify()
+    def _from_ahead(self, size: int) -> bytes:
+        first = self._ahead[0]
+        if isinstance(first, OSError):
+            self._ahead.popleft()
+            raise first
+        if len(first) > size:
+            self._ahead[0] = first[size:]
+        else:
+            self._ahead.popleft()
+        return first[:size]
 
-    def pending(self) -> bool:
-        """Whether ``recv`` may have something that the socket will not announce."""
-        return self._ahead is not None or self.ssl_object.pending() > 0
-
-    def is_readable(self) -> bool:
-        """Whether ``recv`` would return at once.
-
-        Only trying tells: a session ticket (TLS 1.3 sends some after the handshake) makes the
-        socket readable as well. What the attempt brings is kept for the next ``recv``.
-        """
-        if self._ahead is None and not self.ssl_object.pending():
-            try:
-                self._ahead = self.recv(RECORD_SIZE)
-            except WANTS:
+    def _read_ahead(self) -> bool:
+        """Receive one record, an end or an error ahead of ``recv``; whether more may follow."""
+        try:
+            if self._ahead and (isinstance(self._ahead[-1], OSError) or not self._ahead[-1]):
                 return False
-            except OSError as exc:
-                self._ahead = exc.with_traceback(None)
-            self._read = self._recv_ahead
-        return True
-
-    def _recv_ahead(self, size: int) -> bytes:
-        ahead = self._ahead
-        if isinstance(ahead, bytes) and len(ahead) > size:
-            self._ahead = ahead[size:]
-            return ahead[:size]
-        self._ahead = None
-        self._read = self._decrypt
-        if isinstance(ahead, OSError):
-            raise ahead
-        return ahead or b""
+            self._ahead.append(self._call(self._read, RECORD_SIZE))
+            return bool(self._ahead[-1])
+        except WANTS:
+            return False
+        except OSError as exc:
+            if not self._is_ours(exc):
+                raise
+            self._ahead.append(bare(exc))
+            return False
 
 
 class TLSOverSocket(TLSLayer):
     """TLS as ``wrap_socket`` does it."""
 
-    __slots__ = ("_sock",)
+    __slots__ = ("_error", "_sock")
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self._sock = sock
+        # The number of the error that the kernel has reported to woke().
+        self._error = 0
         super().__init__(sock, sock.read, sock.write)
+
+    def woke(self) -> None:
+        if _HIDES_ERRNO:
+            self._error = self._error or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def _do_handshake(self) -> None:
         self._sock.do_handshake()
 
     def close_notify(self) -> None:
-        try:
-            self._sock.unwrap()
-        except (OSError, ValueError):
-            pass  # it has sent the alert and wants to read the peer's, or has nothing to say
+        # It sends the alert, and then fails for want of the peer's.
+        quietly(type(self._sock).unwrap, self._sock)
+
+    def _meant(self, exc: ssl.SSLError) -> OSError:
+        if not is_truncation(exc):
+            return exc
+        is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
+        if self._error and not (is_surely_end and self._error == errno.EPIPE):
+            return os_error(self._error)
+        if not is_surely_end and not is_connected(self._sock):
+            return OSError(errno.ECONNRESET, "the connection is gone")
+        return truncation()
 
 
 class TLSOverTLS(TLSLayer):
     """TLS over the layer *below*, through memory BIOs."""
 
-    __slots__ = ("_below", "_incoming", "_object", "_outgoing", "_sealed", "_unsent")
+    __slots__ = (
+        "_below",
+        "_incoming",
+        "_loss",
+        "_object",
+        "_outgoing",
+        "_sealed",
+        "_stalled",
+        "_unsent",
+    )
 
-    def __init__(self, below: TLSLayer, context: Any, hostname: str | None) -> None:
+    def __init__(self, below: TLSLayer, ctx: ssl.SSLContext, hostname: str | None) -> None:
         self._below = below
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._unsent = b""  # records that *below* has been offered and has not taken
-        self._sealed = 0  # bytes of a write that have become records, not yet all of them taken
-        self._object: ssl.SSLObject = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=hostname
-        )
+        # Records that *below* has been offered and has not taken, and what it waits for.
+        self._unsent = b""
+        self._stalled = 0
+        # Bytes of a write that have become records, not yet all of them taken.
+        self._sealed = 0
+        # What *below* said when it was offered records in a read.
+        self._loss: OSError | None = None
+        self._object = ctx.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         super().__init__(self._object, self._unseal, self._seal)
+
+    def stalled(self) -> int:
+        return self._stalled | self._below.stalled()
+
+    def woke(self) -> None:
+        self._below.woke()
 
     def _do_handshake(self) -> None:
         self._run(self._object.do_handshake)
         self._flush()
 
     def _unseal(self, size: int) -> bytes:
-        self._flush_what_goes()
+        self._flush_in_passing()
         data: bytes = self._run(self._object.read, size)
+        if self._outgoing.pending:
+            # The peer may be waiting for an answer that the call has just made.
+            try:
+                self._flush_in_passing()
+            except BaseException:
+                self._ahead.append(data)
+                raise
         return data
 
     def _seal(self, data: bytes | bytearray | memoryview) -> int:
-        if not self._sealed:  # else: called again for the same data, which must not go out twice
+        # Called again for the same data, it must not seal that twice.
+        if not self._sealed:
             self._sealed = self._run(self._object.write, data)
         self._flush()
         sent, self._sealed = self._sealed, 0
         return sent
 
     def close_notify(self) -> None:
-        try:
-            self._object.unwrap()
-        except (OSError, ValueError):
-            pass
-        self._flush_what_goes()  # or the alert of a failed handshake (RFC 8446, section 6.2)
+        quietly(type(self._object).unwrap, self._object)
+        # Or the alert of a failed handshake (RFC 8446, section 6.2).
+        self._flush_in_passing()
         self._below.close_notify()
-
-    def pending(self) -> bool:
-        return super().pending() or self._incoming.pending > 0 or self._below.pending()
 
     def _run(self, call: Callable[..., Any], *args: Any) -> Any:
         """Make *call*, feeding it from below for as long as there is something to feed."""
-        while True:
+        for _ in range(_MOST_RECORDS):
             try:
                 return call(*args)
             except ssl.SSLWantReadError:
-                # The peer may be waiting for an answer that the call has just made. But a peer
-                # that takes nothing must not keep us from reading.
-                if call == self._object.read:
-                    self._flush_what_goes()
-                else:
-                    self._flush()
-                remaining()  # a peer that always has one more record must not outlast it
-                data = self._below.recv(RECORD_SIZE)
-                if not data:  # the end of the layer below is no end of this one
-                    raise truncation("EOF occurred in violation of protocol") from None
-                self._incoming.write(data)
+                # A peer that takes nothing must not keep us from reading.
+                self._flush_in_passing()
+                self._feed()
+        raise _MoreToRead(ssl.SSL_ERROR_WANT_READ, "the layer below may have more")
+
+    def _feed(self) -> None:
+        try:
+            data = self._below.take(RECORD_SIZE)
+        except ssl.SSLEOFError as exc:
+            raise self._loss or exc from None
+        # The end of the layer below is no end of this one.
+        if not data:
+            raise self._loss or truncation()
+        self._incoming.write(data)
 
     def _flush(self) -> None:
         while self._unsent or self._outgoing.pending:
             if not self._unsent:
                 self._unsent = self._outgoing.read(RECORD_SIZE)
-            self._unsent = self._unsent[self._below.send(self._unsent) :]
+            self._unsent = self._unsent[self._below.put(self._unsent) :]
 
-    def _flush_what_goes(self) -> None:
+    def _flush_in_passing(self) -> None:
+        """Hand down what goes; an error is for the call that comes to the end to report."""
+        self._stalled = 0
         try:
             self._flush()
-        except OSError:
-            pass
+        except WANTS as want:
+            self._stalled = self._below.event(want)
+        except OSError as exc:
+            if not self._is_ours(exc):
+                raise
+            self._loss = self._loss or bare(exc)
 
 
-def _nothing(size: int) -> bytes:
-    return b""
-
-
-def _closed(*args: object) -> NoReturn:
-    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-_TRUNCATION = "UNEXPECTED_EOF_WHILE_READING"  # OpenSSL's name for it, since 3.0
-
-
-def truncation(text: str) -> ssl.SSLEOFError:
+def truncation(text: str = _TRUNCATED) -> ssl.SSLEOFError:
     """The error of a stream that ended without the peer's close_notify."""
     exc = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, text)
     exc.reason = _TRUNCATION
     return exc
 
 
-def is_truncation(exc: OSError) -> bool:
+def is_truncation(exc: object) -> bool:
     """Whether *exc* says that the stream ended without close_notify.
 
-    Before 3.11.9 and 3.12.3, ``ssl`` raises SSLEOFError for a reset as well.
+    Where OpenSSL is told not to hide that, ``ssl`` may call it SSLError.
     """
-    return isinstance(exc, ssl.SSLEOFError) or is_surely_truncation(exc)
+    return isinstance(exc, ssl.SSLEOFError) or getattr(exc, "reason", None) == _TRUNCATION
 
 
-def is_surely_truncation(exc: OSError) -> bool:
-    """Whether OpenSSL says so. Where it is told not to hide it, ``ssl`` may call it SSLError."""
-    return getattr(exc, "reason", None) == _TRUNCATION
-
-
-_HIDES_TRUNCATION = getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
-_hiding: set[int] = set()  # the ids of contexts that were seen to have the option on
-_hiding_lock = threading.Lock()
-
-
-def wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> ssl.SSLSocket:
-    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case.
-
-    The option that hides truncation is off meanwhile. The context is the caller's, and may serve
-    other threads, so the option is put back afterwards. To look at the option first and at the set
-    second, which is filled before the option is cleared, tells a context that never had it from
-    one that another thread is busy with here; only the latter take turns.
-    """
-    sock.getpeername()  # ENOTCONN after a reset, where ssl would leave out the handshake, or leak
-    wrapped: ssl.SSLSocket | None = None
-    hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
+def is_connected(sock: socket.socket) -> bool:
+    """Whether *sock* is connected still, and not reset or given up by the kernel."""
     try:
-        if not hides and id(context) not in _hiding:
-            wrapped = _wrap_socket(sock, context, hostname)
-        else:
-            _hiding.add(id(context))  # one day another context's, which costs that a lock
-            with _hiding_lock:
-                hides = getattr(context, "options", 0) & _HIDES_TRUNCATION
-                try:
-                    if hides:
-                        context.options &= ~hides
-                    wrapped = _wrap_socket(sock, context, hostname)
-                finally:
-                    if hides:
-                        context.options |= hides
-        return wrapped
-    except BaseException:  # an interrupt, now that nobody else knows the descriptor
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def bare(exc: OSError) -> OSError:
+    """*exc* without what it has met on its way, whose frames would keep the stream alive."""
+    exc.__context__ = exc.__cause__ = None
+    return exc.with_traceback(None)
+
+
+def quietly(method: Callable[..., object], of: object, *args: object) -> None:
+    """Call the *method*, whose failure changes nothing. A signal handler's error comes out."""
+    try:
+        method(of, *args)
+    except (OSError, ValueError) as exc:
+        if not is_networks(exc, home(of)):
+            raise
+
+
+def home(thing: object) -> str:
+    """The package that *thing* is from, whose errors are the network's: gevent's sockets, say."""
+    return type(thing).__module__.partition(".")[0]
+
+
+def check_tls_arguments(ctx: Any, hostname: object) -> str | None:
+    """*hostname* as the server's certificate has it, if TLS can begin with these."""
+    for method in ("wrap_socket", "wrap_bio"):
+        if not callable(getattr(ctx, method, None)):
+            raise TypeError(f"ctx must be an ssl.SSLContext or behave like one, not {ctx!r}")
+    if hostname is not None:
+        return server_name(hostname)
+    if getattr(ctx, "check_hostname", False):
+        raise ValueError("hostname must not be None where the context checks it (check_hostname)")
+    return None
+
+
+def wrap_socket(sock: socket.socket, ctx: ssl.SSLContext, hostname: str | None) -> ssl.SSLSocket:
+    """Put TLS on *sock*, with the handshake still to come. *sock* is detached in any case."""
+    # After a reset ssl would leave out the handshake, or leak the descriptor.
+    if not is_connected(sock):
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        raise os_error(error or errno.ECONNRESET)
+    wrapped: ssl.SSLSocket | None = None
+    try:
+        with _truncation_shown(ctx):
+            # A handshake in here would wait, and under truststore hold the context's lock.
+            wrapped = ctx.wrap_socket(sock, server_hostname=hostname, do_handshake_on_connect=False)
+        return wrapped  # noqa: RET504
+    except BaseException:
+        # Interrupted: only we hold the descriptor now.
         if wrapped is not None:
             wrapped.close()
         raise
 
 
-def _wrap_socket(sock: socket.socket, context: Any, hostname: str | None) -> Any:
-    return context.wrap_socket(
-        sock,
-        server_hostname=hostname,
-        # A handshake in here would wait, and under truststore hold the context's lock meanwhile.
-        do_handshake_on_connect=False,
-    )
+# A signal handler or finalizer may start TLS where its own thread has this lock.
+_one_at_a_time = threading.RLock()
+
+
+@contextmanager
+def _truncation_shown(ctx: ssl.SSLContext) -> Iterator[None]:
+    """Meanwhile *ctx*, which may serve other threads, does not have the option that hides it."""
+    if not _HIDES_TRUNCATION:
+        yield
+        return
+    with _one_at_a_time:
+        hides = getattr(ctx, "options", 0) & _HIDES_TRUNCATION
+        if hides:
+            ctx.options &= ~hides
+        try:
+            yield
+        finally:
+            if hides:
+                ctx.options |= hides
