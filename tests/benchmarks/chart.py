@@ -8,66 +8,73 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-LEFT, RIGHT, TOP = 190, 50, 70
-BAR, GAP, ROOM = 9, 2, 16  # heights: of a bar, between bars, between scenes
-WIDTH = 760
-COLOURS = {
-    "httpx_net": "#0b6e4f",
-    "socket": "#8d99ae",
-    "httpcore": "#e9a03b",
-    "httpx 1.0": "#c8553d",
-    "http.client": "#6a8eae",
-    "urllib3": "#7b5ea7",
-}
+WIDTH, LEFT, RIGHT, TOP = 760, 150, 170, 96
+BAR, STEP, ROOM = 16, 21, 46  # heights: of a bar, from bar to bar, from scene to scene
+
+STYLE = """
+  .paper { fill: #ffffff; }
+  text { fill: #24292f; stroke: #ffffff; stroke-width: 4; paint-order: stroke; } .faint { fill: #57606a; }
+  .strong { font-weight: bold; }
+  .here { fill: #218bff; } .usual { fill: #afb8c1; }
+  .limit { stroke: #cf222e; stroke-width: 1.5; stroke-dasharray: 5 3; }
+  .limit-text { fill: #cf222e; font-weight: bold; }
+  @media (prefers-color-scheme: dark) {
+    .paper { fill: #0d1117; } text { fill: #e6edf3; stroke: #0d1117; } .faint { fill: #9198a1; }
+    .here { fill: #1f6feb; } .usual { fill: #6e7681; }
+    .limit { stroke: #ff7b72; } .limit-text { fill: #ff7b72; }
+  }
+"""
 
 
 def chart(rows: list[dict[str, Any]]) -> str:
-    """An SVG of a group of bars for each scene, one for each client; the limit is a line."""
+    """An SVG with a group of bars for each scene in which somebody is late; the limit is a line."""
     limit = rows[0]["limit"]
-    names = [name for name in COLOURS if any(name in row["values"] for row in rows)]
+    late = {row["what"]: [name for name in row["values"] if is_late(row, name)] for row in rows}
+    rows = [row for row in rows if late[row["what"]]] or rows
     longest = max(value["value"] for row in rows for value in row["values"].values())
-    scale = (WIDTH - LEFT - RIGHT) / (longest * 1.08)
-    shapes = []
-    y = TOP
+    scale = (WIDTH - LEFT - RIGHT) / longest
+    shapes, y = [], TOP
     for row in rows:
-        top = y
-        for name in names:
-            value = row["values"].get(name)
-            if value is not None:
-                label = f"{value['value']:.2f}" + " success" * (value["outcome"] == "success")
-                shapes.append(bar(y, value["value"] * scale, COLOURS[name], label))
-            y += BAR + GAP
-        shapes.append(text(LEFT - 10, (top + y) / 2 + 3, row["what"], "end"))
-        y += ROOM
-    at = LEFT + limit * scale
-    shapes.append(
-        f'<line x1="{at:.1f}" y1="{TOP - 10}" x2="{at:.1f}" y2="{y - ROOM + 4}" '
-        f'stroke="#222" stroke-dasharray="4 3"/>'
-    )
-    shapes.append(text(at, TOP - 15, f"the limit: {limit:g} s", "middle"))
-    x = LEFT
-    for name in names:
-        shapes.append(f'<rect x="{x}" y="22" width="10" height="10" fill="{COLOURS[name]}"/>')
-        shapes.append(text(x + 14, 31, name, "start"))
-        x += 30 + 7 * len(name)
+        shapes.append(text(20, y - 8, row["what"], "strong"))
+        for name in ["httpx_net", *late[row["what"]]]:
+            value = row["values"][name]
+            label = f"{value['value']:.1f} s" + ", no error" * (value["outcome"] == "success")
+            length = value["value"] * scale
+            kind = "here" if name == "httpx_net" else "usual"
+            shapes.append(text(LEFT - 10, y + 13, name, "faint", "end"))
+            shapes.append(
+                f'<rect class="{kind}" x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}"/>'
+            )
+            shapes.append(text(LEFT + length + 8, y + 13, label))
+            y += STEP
+        others = [name for name in row["values"] if name not in ("httpx_net", *late[row["what"]])]
+        if others:
+            shapes.append(text(LEFT, y + 13, f"in time: {', '.join(others)}", "faint"))
+            y += STEP
+        y += ROOM - STEP
+    at, bottom = LEFT + limit * scale, y - ROOM + STEP
+    shapes.insert(0, f'<path class="limit" d="M{at:.1f} {TOP - 26}V{bottom}"/>')
+    shapes.append(text(at, TOP - 32, f"the limit: {limit:g} s", "limit-text", "middle"))
+    title = f"Seconds until a client with a limit of {limit:g} s returns"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" '
-        f'viewBox="0 0 {WIDTH} {y}" role="img" font-family="sans-serif" font-size="11">\n'
-        f"<title>Seconds until a client with a limit of {limit:g} s returns</title>\n"
-        f'<rect width="{WIDTH}" height="{y}" fill="#fff"/>\n' + "\n".join(shapes) + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="img" '
+        f'font-family="system-ui, \'DejaVu Sans\', sans-serif" font-size="13">\n'
+        f"<title>{title}</title>\n<style>{STYLE}</style>\n"
+        f'<rect class="paper" width="{WIDTH}" height="{y}" rx="8"/>\n'
+        + text(20, 30, title, "strong")
+        + "\n"
+        + "\n".join(shapes)
+        + "\n</svg>\n"
     )
 
 
-def bar(y: float, length: float, colour: str, label: str) -> str:
-    rect = f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>'
-    return rect + text(LEFT + length + 4, y + BAR - 1, label, "start", 9)
+def is_late(row: dict[str, Any], name: str) -> bool:
+    return name != "httpx_net" and row["values"][name]["value"] > row["limit"] * 1.05
 
 
-def text(x: float, y: float, words: str, anchor: str, size: int = 11) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="#222">'
-        f"{escape(words)}</text>"
-    )
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
+    mark = f' class="{kind}"' if kind else ""
+    return f'<text{mark} x="{x:.1f}" y="{y}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def main() -> None:

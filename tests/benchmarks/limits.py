@@ -71,7 +71,7 @@ def scenes(server: Server, hole: int, limit: float) -> Iterator[tuple[str, Act]]
         yield f"no answer{kind}", get(loopback, port, f"/silent/{patience}", context)
         yield f"the answer drips{kind}", get(loopback, port, f"/drip/{patience}", context)
     for kind, port, context in (("", server.narrow, None), (", TLS", server.narrow_tls, tls)):
-        yield f"a slow reader of pieces{kind}", put(port, context)
+        yield f"an upload that the server reads slowly{kind}", put(port, context)
 
 
 def measured(act: Act, extent: Extent) -> dict[str, dict[str, Any]]:
