@@ -13,7 +13,7 @@ from typing import Any
 from . import _names, _race, _resolve
 from ._deadlines import real, remaining
 from ._interfaces import NetworkBackendInterface
-from ._names import Address, check_port, failure, is_expiry, is_networks, lookup_name
+from ._names import Address, check_port, endpoint, failure, is_expiry, is_networks, lookup_name
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
 
@@ -156,7 +156,8 @@ class NetworkBackend(NetworkBackendInterface):
         addresses = self._usable(self.getaddrinfo(name, port), peer)
         won = _race.connect(peer, addresses, self._configure, self._delay)
         try:
-            return NetworkStream(won.sock, suppress_ragged_eofs=self._suppress_ragged_eofs)
+            ends = endpoint(won.server), endpoint(won.client)
+            return NetworkStream._connected(won.sock, *ends, self._suppress_ragged_eofs)
         except BaseException:
             won.close()
             raise
@@ -183,9 +184,13 @@ class NetworkBackend(NetworkBackendInterface):
     def _usable(self, infos: Iterable[Any], peer: tuple[str, int]) -> list[Address]:
         """The addresses among *infos* that TCP can connect to by themselves, each once."""
         local = self._local
+        usable: dict[Address, None] = {}
         try:
             infos = list(infos)
-            found = dict.fromkeys(map(_names.remote_address, infos))
+            for info in infos:
+                address = _names.remote_address(info)
+                if address and (local is None or local.family == address.family):
+                    usable[address] = None
         except (TypeError, ValueError) as exc:
             if not is_networks(exc):
                 raise
@@ -193,12 +198,11 @@ class NetworkBackend(NetworkBackendInterface):
                 f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
                 f"not {infos!r}: {exc}"
             ) from None
-        usable = [each for each in found if each and (not local or local.family == each.family)]
         if not usable:
             source = "" if local is None else f" (from {local})"
             reason = OSError(f"no usable address among {len(infos)} found{source}")
             raise failure("connect to", peer, reason)
-        return usable
+        return list(usable)
 
     def _configure(self, sock: socket.socket) -> None:
         """Prepare *sock* for connecting."""

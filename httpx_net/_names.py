@@ -160,19 +160,19 @@ def remote_address(info: Any) -> Address | None:
         ValueError, TypeError: ``socket.getaddrinfo`` returns nothing like that.
     """
     family, kind, proto, _, sockaddr = info
+    if kind == socket.SOCK_STREAM and proto in _PROTOCOLS:
+        try:
+            if family == _INET:
+                return _ipv4(_PROTOCOLS[proto], *sockaddr)
+            if family == _INET6:
+                return _ipv6(_PROTOCOLS[proto], *sockaddr)
+        except OSError as exc:
+            # No interface has that name (any more).
+            if not is_networks(exc):
+                raise
     if not (isinstance(family, int) and isinstance(kind, int) and isinstance(proto, int)):
         raise TypeError("family, type and protocol must be ints")
-    if kind != socket.SOCK_STREAM or proto not in _PROTOCOLS:
-        return None
-    try:
-        if family == socket.AF_INET:
-            return _ipv4(_PROTOCOLS[proto], *sockaddr)
-        return _ipv6(_PROTOCOLS[proto], *sockaddr) if family == socket.AF_INET6 else None
-    except OSError as exc:
-        if not is_networks(exc):
-            raise
-        # No interface has that name (any more).
-        return None
+    return None
 
 
 def local_address(given: object) -> Address:

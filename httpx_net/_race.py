@@ -72,9 +72,7 @@ class Schedule:
         self._next_start = -math.inf
 
     def start(self, now: float) -> Any:
-        """The candidate to start *now*, or None if it is not time for one yet."""
-        if self.wait(now) > 0:
-            return None
+        """The candidate to start *now*, when one is due."""
         self._in_flight += 1
         self._next_start = now + self._delay
         return self._candidates.popleft()
@@ -136,26 +134,29 @@ def _race(
     """The first of *attempts* to connect, None if all have failed."""
     schedule = Schedule(attempts, delay)
     in_flight: dict[int, Attempt] = {}
+    # With neither a deadline nor another attempt to wait for, the kernel may wait.
+    alone = len(attempts) == 1 or delay == math.inf
+    blocking = False
     now = -math.inf
     while not schedule.is_over():
-        left = remaining()
         now = max(now, _clock())
-        attempt: Attempt | None = schedule.start(now)
+        seconds = schedule.wait(now)
+        attempt: Attempt | None = None
         try:
-            if attempt is not None:
-                # With neither a deadline nor another attempt to wait for, the kernel may wait.
-                alone = left is None and not in_flight and schedule.wait(now) == math.inf
-                if not attempt.begin(configure, blocking=alone):
+            if seconds == 0.0:
+                blocking = remaining() is None
+                attempt = schedule.start(now)
+                if not attempt.begin(configure, blocking=blocking and alone):
                     in_flight[attempt.sock.fileno()] = attempt
                     continue
-            elif ready := wait(in_flight, WRITE, schedule.wait(now)):
+            elif ready := wait(in_flight, WRITE, seconds):
                 attempt = in_flight.pop(ready[0])
                 attempt.check()
             else:
                 # The next start is due, even where a test has stopped the clock.
-                now += schedule.wait(now)
+                now += seconds
                 continue
-            attempt.win(blocking=left is None)
+            attempt.win(blocking=blocking)
             return attempt
         except OSError as exc:
             if attempt is None or not attempt.is_lost(exc):
@@ -212,7 +213,7 @@ class Attempt:
             self.server = sock.getpeername()
         # Connect to an ephemeral port on which nobody listens, and the kernel may pick that very
         # port for this end; TCP then connects the socket to itself (RFC 9293, figure 8).
-        if self.client[:2] == self.server[:2]:
+        if self.client[1] == self.server[1] and self.client[0] == self.server[0]:
             raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
 
     def is_lost(self, exc: OSError) -> bool:

@@ -49,8 +49,8 @@ def play(rows: Rows, delay: float = 250, most_at_once: int = MOST_AT_ONCE) -> Pl
     ends: list[tuple[float, int]] = []
     now = 0.0
     while not schedule.is_over():
-        while (attempt := schedule.start(now)) is not None:
-            number, (took, _) = attempt
+        while not schedule.wait(now):
+            number, (took, _) = schedule.start(now)
             assert number == len(starts), "out of turn"
             starts.append(now)
             heapq.heappush(ends, (now + took, number))
