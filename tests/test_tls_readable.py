@@ -181,7 +181,7 @@ def test_asking_loses_no_byte(peers: Peers, layers: int) -> None:
     assert received == payload
 
 
-@pytest.mark.parametrize("layers", [1])
+@all_layers
 def test_asking_neither_waits_nor_asks_for_the_deadline(peers: Peers, layers: int) -> None:
     with connect_tls(peers.serve_layers(echo, layers), layers=layers) as stream:
         with httpx_net.timeout(0):
