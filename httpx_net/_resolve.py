@@ -162,7 +162,7 @@ class _Call:
         try:
             threading.Thread(target=self._run, name=name, daemon=daemon).start()
         except RuntimeError as exc:
-            if "daemon threads are disabled" in str(exc):
+            if "daemon thread" in str(exc):
                 # It is a sub-interpreter.
                 self.start(daemon=False)
             elif "at interpreter shutdown" in str(exc):
