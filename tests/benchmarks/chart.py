@@ -13,7 +13,8 @@ BAR, STEP, ROOM = 16, 21, 46  # heights: of a bar, from bar to bar, from scene t
 
 STYLE = """
   .paper { fill: #ffffff; }
-  text { fill: #24292f; stroke: #ffffff; stroke-width: 4; paint-order: stroke; } .faint { fill: #57606a; }
+  text { fill: #24292f; stroke: #ffffff; stroke-width: 4; paint-order: stroke; }
+  .faint { fill: #57606a; }
   .strong { font-weight: bold; }
   .here { fill: #218bff; } .usual { fill: #afb8c1; }
   .limit { stroke: #cf222e; stroke-width: 1.5; stroke-dasharray: 5 3; }
