@@ -264,7 +264,10 @@ def test_without_memory_a_handshake_fails_and_the_stream_is_closed(
                 with out_of_memory(moment) as where:
                     stream.start_tls(context, "localhost")
             except MemoryError:
-                assert repr(stream).endswith(" CLOSED]>"), where
+                if " CLOSED" not in repr(stream):
+                    # It came to the arguments and no further, so the stream is as it was.
+                    stream.start_tls(context, "localhost")
+                    continue
                 wait_until(nothing_is_open_beyond(before))
         if not where:
             break
