@@ -15,7 +15,6 @@ import re
 import socket
 import ssl
 import struct
-import sys
 import time
 import tracemalloc
 import warnings
@@ -461,13 +460,12 @@ import httpx_net
 
 ours, theirs = socket.socketpair()
 with theirs, httpx_net.NetworkStream(ours) as stream:
-    try:
-        with httpx_net.timeout(0.01):
-            stream.write(bytes(10_000_000))
-            print("there is room for all of it")
-    except TimeoutError:
-        theirs.send(b"x")
     with httpx_net.timeout(60):
+        try:
+            with httpx_net.timeout(0.01):
+                stream.write(bytes(10_000_000))
+        except TimeoutError:
+            theirs.send(b"x")
         print(stream.read())
 """
     assert run_python(script) == "b'x'\n"
@@ -674,23 +672,6 @@ def test_an_error_keeps_nothing_of_its_caller_alive(ends: Ends, use: Use, second
         gc.enable()
 
 
-@with_and_without_a_deadline
-def test_the_error_of_a_read_keeps_no_stream_alive(peers: Peers, seconds: float | None) -> None:
-    ours, theirs = peers.tcp_pair()
-    stream: NetworkStream | None = NetworkStream(ours)
-    drop(theirs)
-    with timeout(seconds), suppress(ConnectionResetError):
-        stream.read()
-    gc.disable()
-    try:
-        with pytest.warns(ResourceWarning, match="unclosed"):
-            stream = None
-    finally:
-        gc.enable()
-    assert stream is None
-    assert ours.fileno() == -1
-
-
 # ---- What it knows
 
 
@@ -774,18 +755,6 @@ def test_the_repr_shows_tls_and_the_name_of_a_subclass(peers: Peers) -> None:
     assert repr(stream) == f'<Recorded ["{ip}:{port}" TLS CLOSED]>'
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has abstract Unix sockets")
-def test_the_repr_of_an_abstract_unix_socket_is_its_name() -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind("")  # the kernel makes up a name
-        listener.listen()
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(listener.getsockname())
-        with NetworkStream(sock) as stream:
-            assert stream.get_extra_info("server_addr") == listener.getsockname()
-            assert repr(stream) == f'<NetworkStream ["{listener.getsockname().decode()}"]>'
-
-
 # ---- Its arguments
 
 
@@ -824,21 +793,16 @@ def test_a_datagram_socket_is_refused(peers: Peers) -> None:
             NetworkStream(sock)
 
 
+def closed() -> socket.socket:
+    with socket.socket() as sock:
+        return sock
+
+
 def listening() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0))
 
 
-def closed() -> socket.socket:
-    sock = socket.socket()
-    sock.close()
-    return sock
-
-
-def unconnected_unix() -> socket.socket:
-    return socket.socket(getattr(socket, "AF_UNIX", socket.AF_INET))
-
-
-@pytest.mark.parametrize("make", [socket.socket, listening, closed, unconnected_unix])
+@pytest.mark.parametrize("make", [socket.socket, closed, listening])
 def test_a_socket_that_is_not_connected_is_refused(make: Callable[[], socket.socket]) -> None:
     with make() as sock:
         with pytest.raises(ValueError, match=r"^sock must be connected, not <socket") as caught:
