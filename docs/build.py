@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from docutils.core import publish_parts
+from docutils.utils import SystemMessage
 from pygments.formatters import HtmlFormatter
 
 DOCS = Path(__file__).parent
@@ -120,4 +121,7 @@ def style() -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except (SystemMessage, AssertionError) as error:
+        sys.exit(f"{error}")

@@ -13,7 +13,7 @@ import httpx_net
 
 
 def seconds(timeout: Any) -> Any:
-    """*timeout*, or what it stands for where it is the standard library's "none was given"."""
+    """*timeout*; the default one, where it is the standard library's marker for "not given"."""
     given = isinstance(timeout, (int, float, type(None)))
     return timeout if given else socket.getdefaulttimeout()
 
