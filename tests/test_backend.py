@@ -135,27 +135,6 @@ def test_a_passed_deadline_beats_the_look_up() -> None:
 # ---- What the constructor refuses
 
 
-@pytest.mark.parametrize(
-    ("local_address", "error", "wrong"),
-    [
-        *[(ip, ValueError, ip) for ip in ("localhost", "", "127.1", "127.0.0.1%lo", "[::1]")],
-        *[(ip, ValueError, ip) for ip in ("127.0.0.1\0", "::1%nowhere")],
-        (("127.0.0.1", -1), ValueError, -1),
-        (("127.0.0.1", 65536), ValueError, 65536),
-        (("127.0.0.1", "80"), TypeError, "80"),
-        (("127.0.0.1", True), TypeError, True),
-        (("127.0.0.1",), TypeError, ("127.0.0.1",)),
-        (("::1", 0, 0, 0), TypeError, ("::1", 0, 0, 0)),
-        (b"127.0.0.1", TypeError, b"127.0.0.1"),
-        (2130706433, TypeError, 2130706433),
-    ],
-)
-def test_wrong_local_addresses_are_refused(local_address, error, wrong) -> None:
-    with pytest.raises(error) as caught:
-        httpx_net.NetworkBackend(local_address=local_address)
-    assert repr(wrong) in str(caught.value)
-
-
 LIMITS = {"keepalive": (1, 32_767), "happy_eyeballs_delay": (0.01, 86_400.0)}
 numbers = st.integers() | st.floats() | st.fractions() | st.decimals(allow_nan=False)
 
@@ -346,30 +325,6 @@ def test_a_local_address_that_is_not_ours_is_a_failed_attempt(live, seconds) -> 
 MPTCP = getattr(socket, "IPPROTO_MPTCP", 262)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"type": socket.SOCK_DGRAM},
-        {"type": socket.SOCK_RAW, "proto": 0},
-        {"proto": getattr(socket, "IPPROTO_SCTP", 132)},
-        {"family": getattr(socket, "AF_UNIX", 1), "sockaddr": "/run/peer"},
-        {"family": socket.AF_UNSPEC},
-        {"family": 12345, "sockaddr": ("an", "address")},
-        *[{"sockaddr": (ip, 80)} for ip in ("localhost", "127.1", "127.0.0.1%lo", "", "::1", 1)],
-        *[{"sockaddr": (ip, 80)} for ip in ("127.0.0.1\0", b"127.0.0.1")],
-        *[{"family": socket.AF_INET6, "sockaddr": (ip, 80, 0, 0)} for ip in ("127.0.0.1", 1)],
-        {"family": socket.AF_INET6, "sockaddr": ("fe80::1%nowhere", 80, 0, 0)},
-    ],
-    ids=str,
-)
-def test_what_tcp_cannot_connect_to_is_passed_over(live, changes) -> None:
-    with Listed([info(live, **changes), live]).connect("www.example.com", 80) as stream:
-        assert stream.get_extra_info("server_addr") == live
-    expected = r"^connect to www.example.com:80 failed: no usable address among 1 found$"
-    with pytest.raises(OSError, match=expected):
-        Listed([info(live, **changes)]).connect("www.example.com", 80)
-
-
 @pytest.mark.parametrize("proto", [0, socket.IPPROTO_TCP, pytest.param(MPTCP, marks=on_linux)])
 def test_the_protocol_is_tcp_by_either_number_or_its_multipath_kin(live, proto: int) -> None:
     try:
@@ -380,16 +335,6 @@ def test_the_protocol_is_tcp_by_either_number_or_its_multipath_kin(live, proto: 
         assert stream.get_extra_info("server_addr") == live
         if sys.platform == "linux":
             assert (stream.get_extra_info("socket").proto == MPTCP) == (proto == MPTCP)
-
-
-@pytest.mark.parametrize(
-    "sockaddr", [("::1", 80), ("::1", 80, 2**20 - 1, 2**32 - 1), ("::1%7", 80)]
-)
-def test_a_zone_or_scope_that_means_nothing_is_no_part_of_the_address(peers, sockaddr) -> None:
-    ip, port = peers.serve(silent, family=socket.AF_INET6)
-    found = info((sockaddr[0], port, *sockaddr[2:]))
-    with Listed([found]).connect("www.example.com", 80) as stream:
-        assert stream.get_extra_info("server_addr") == (ip, port)
 
 
 def test_each_address_is_tried_once(peers: Peers) -> None:
@@ -407,33 +352,6 @@ def test_the_hook_may_return_any_iterable_of_plain_numbers(live, kind: Any) -> N
 
     with Hooked(local_address="0.0.0.0").connect("www.example.com", 80) as stream:
         assert stream.get_extra_info("server_addr") == live
-
-
-GOOD = ("127.0.0.1", 80)
-
-
-@pytest.mark.parametrize(
-    "found",
-    [
-        *[None, 5, ["x"], [()], [None], [GOOD]],
-        *[[info(GOOD, sockaddr=wrong)] for wrong in (None, (), ("127.0.0.1", "http"))],
-        *[[info(GOOD, sockaddr=("127.0.0.1", port))] for port in (0, 65536, True)],
-        *[[info(GOOD, sockaddr=(*GOOD, *more))] for more in ([[]], [0, 0])],
-        *[[info(GOOD, **{field: None})] for field in ("type", "family", "proto")],
-        *[[info(("::1", *more))] for more in [(80, "0", 0), (80, -1, 0), (80, 2**20, 0)]],
-        *[[info(("::1", *more))] for more in [(80, 0, -1), (80, 0, 2**32), (80, 0, 0, 0)]],
-    ],
-    ids=str,
-)
-def test_what_no_getaddrinfo_returns_is_a_clear_TypeError(found: Any) -> None:
-    class Hooked(httpx_net.NetworkBackend):
-        def getaddrinfo(self, host: str, port: int) -> Any:
-            return found
-
-    expected = r"^<Hooked \[threaded\]>\.getaddrinfo\(\) must return what socket\.getaddrinfo\(\)"
-    with pytest.raises(TypeError, match=expected) as caught:
-        Hooked().connect("www.example.com", 80)
-    assert repr(found) in str(caught.value)
 
 
 def test_the_hook_runs_in_the_callers_thread_and_gets_the_name_as_looked_up() -> None:

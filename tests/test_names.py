@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import httpx_net
+from dialing import Listed, info
+from peers import silent
 
 
 class Asked(httpx_net.NetworkBackend):
@@ -230,14 +232,80 @@ def test_the_hook_refuses_bad_arguments_as_well(host: str, port: int) -> None:
         httpx_net.NetworkBackend().getaddrinfo(host, port)
 
 
-# ---- In reprs and errors
+# ---- Addresses
+
+GOOD = ("127.0.0.1", 80)
 
 
 @pytest.mark.parametrize(
-    ("host", "printed"),
-    [("127.0.0.1", "127.0.0.1:9"), ("::1", "[::1]:9"), ("[::1]", "[::1]:9"), ("a.b", "a.b:9")],
+    ("error", "local_address"),
+    [
+        *[(ValueError, ip) for ip in ("localhost", "", "127.1", "127.0.0.1%lo", "[::1]")],
+        *[(ValueError, ip) for ip in ("127.0.0.1\0", "::1%nowhere", "*")],
+        *[(ValueError, ("127.0.0.1", port)) for port in (-1, 65536)],
+        *[(TypeError, ("127.0.0.1", *port)) for port in (["80"], [True], [], [0, 0, 0])],
+        *[(TypeError, wrong) for wrong in (b"127.0.0.1", 2130706433, ["127.0.0.1", 0])],
+    ],
 )
-def test_an_address_is_named_as_people_write_it(host: str, printed: str) -> None:
-    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(0):
-        httpx_net.NetworkBackend().connect(host, 9)
-    assert str(caught.value) == f"connect to {printed} timed out: timeout(0) expired"
+def test_wrong_local_addresses_are_refused(error: type[Exception], local_address: Any) -> None:
+    with pytest.raises(error, match=r"^(local_address|port) .*(not |: )"):
+        httpx_net.NetworkBackend(local_address=local_address)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"type": socket.SOCK_DGRAM},
+        {"type": socket.SOCK_RAW, "proto": 0},
+        {"proto": getattr(socket, "IPPROTO_SCTP", 132)},
+        {"family": getattr(socket, "AF_UNIX", 1), "sockaddr": "/run/peer"},
+        {"family": socket.AF_UNSPEC},
+        {"family": 12345, "sockaddr": ("an", "address")},
+        *[{"sockaddr": (ip, 80)} for ip in ("localhost", "127.1", "127.0.0.1%lo", "", "::1", 1)],
+        *[{"sockaddr": (ip, 80)} for ip in ("127.0.0.1\0", b"127.0.0.1")],
+        *[{"family": socket.AF_INET6, "sockaddr": (ip, 80, 0, 0)} for ip in ("127.0.0.1", 1)],
+        {"family": socket.AF_INET6, "sockaddr": ("fe80::1%nowhere", 80, 0, 0)},
+    ],
+    ids=str,
+)
+def test_what_tcp_cannot_connect_to_is_passed_over(serve, changes) -> None:
+    live = serve(silent)
+    with Listed([info(live, **changes), live]).connect("www.example.com", 80) as stream:
+        assert stream.get_extra_info("server_addr") == live
+    expected = r"^connect to www.example.com:80 failed: no usable address among 1 found$"
+    with pytest.raises(OSError, match=expected):
+        Listed([info(live, **changes)]).connect("www.example.com", 80)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        *[None, 5, ["x"], [()], [None], [GOOD]],
+        *[[info(GOOD, sockaddr=wrong)] for wrong in (None, (), ("127.0.0.1", "http"))],
+        *[[info(GOOD, sockaddr=("127.0.0.1", port))] for port in (0, 65536, True)],
+        *[[info(GOOD, sockaddr=(*GOOD, *more))] for more in ([[]], [0, 0])],
+        *[[info(GOOD, **{field: None})] for field in ("type", "family", "proto")],
+        *[[info(("::1", *more))] for more in [(80, "0", 0), (80, -1, 0), (80, 2**20, 0)]],
+        *[[info(("::1", *more))] for more in [(80, 0, -1), (80, 0, 2**32), (80, 0, 0, 0)]],
+    ],
+    ids=str,
+)
+def test_what_no_getaddrinfo_returns_is_a_clear_TypeError(found: Any) -> None:
+    class Hooked(httpx_net.NetworkBackend):
+        def getaddrinfo(self, host: str, port: int) -> Any:
+            return found
+
+    expected = r"^<Hooked \[threaded\]>\.getaddrinfo\(\) must return what socket\.getaddrinfo\(\)"
+    with pytest.raises(TypeError, match=expected) as caught:
+        Hooked().connect("www.example.com", 80)
+    assert repr(found) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "sockaddr", [("::1", 80), ("::1", 80, 2**20 - 1, 2**32 - 1), ("::1%7", 80)]
+)
+def test_a_zone_or_scope_that_means_nothing_is_no_part_of_the_address(serve, sockaddr) -> None:
+    ip, port = serve(silent, family=socket.AF_INET6)
+    found = info((sockaddr[0], port, *sockaddr[2:]))
+    with Listed([found]).connect("www.example.com", 80) as stream:
+        assert stream.get_extra_info("server_addr") == (ip, port)
