@@ -1,9 +1,10 @@
-"""``python -m httpx_net``, run as people run it: a process with arguments, output and a status."""
+"""``python -m httpx_net``: what it shows, when it shows it, and how it ends."""
 
 from __future__ import annotations
 
-import errno
-import io
+import doctest
+import hashlib
+import inspect
 import os
 import re
 import signal
@@ -11,535 +12,487 @@ import socket
 import ssl
 import subprocess
 import sys
+import textwrap
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-import httpx_net
-from dialing import ROOT, run_command
+from dialing import ROOT
 from httpx_net import __main__ as command_line
 from httpx_net import __version__
-from peers import CERTIFICATES, HANG, client_may_leave, reset, send_close_notify, silent
-
-CA = str(CERTIFICATES / "ca.pem")
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
-
-
-def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "httpx_net", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def fails(*arguments: str, saying: str, status: int = 1, **options: Any) -> bytes:
-    """Run it, expect one clear line and nothing like a traceback; returns what it showed."""
-    done = run_command(*arguments, **options)
-    lines = done.stderr.decode().splitlines()
-    assert done.returncode == status, done
-    assert saying in lines[-1]
-    if status == 1:
-        assert len(lines) == 1
-        assert lines[0].startswith("httpx_net: ")
-    return done.stdout
-
-
-def request_from(conn: socket.socket) -> bytes:
-    received = b""
-    while not received.endswith(b"\r\n\r\n"):
-        received += conn.recv(65536)
-    return received
-
-
-def answering(answer: bytes = ANSWER) -> Any:
-    """A peer that takes a request, answers, and ends the stream properly."""
-
-    def peer(conn: Any) -> None:
-        request_from(conn)
-        conn.sendall(answer)
-        if isinstance(conn, ssl.SSLSocket):
-            send_close_notify(conn)
-        conn.close() if not isinstance(conn, ssl.SSLSocket) else silent(conn)
-
-    return peer
-
-
-def url(address: tuple[str, int], scheme: str = "http", path: str = "/") -> str:
-    return f"{scheme}://{address[0]}:{address[1]}{path}"
-
-
-def test_without_a_url_it_talks_to_a_server_of_its_own() -> None:
-    done = run_command()
-    assert done.returncode == 0
-    assert done.stderr == b""
-    shown = re.sub(r"\b\d\.\d{3} s:", "0.000 s:", done.stdout.decode())
-    nothing = ""
-    port = shown.partition(":")[2].partition('"]')[0].rpartition(":")[2]
-    assert (
-        shown
-        == f"""\
-*** 0.000 s: connected: <NetworkStream ["127.0.0.1:{port}"]>
->>> GET / HTTP/1.1
->>> Host: 127.0.0.1:{port}
->>> User-Agent: httpx_net/{__version__}
->>> Accept: */*
->>> Connection: close
->>> {nothing}
-<<< HTTP/1.1 200 OK
-<<< Content-Type: text/plain
-<<< Content-Length: 72
-<<< Connection: close
-<<< {nothing}
-<<< Hello. This answer comes from your own machine: give a URL to leave it.
-*** 0.000 s: the end, after 156 bytes
-"""
-    )
-
-
-def test_it_shows_both_directions(serve: Any) -> None:
-    address = serve(answering())
-    shown = run_command(url(address, path="/a b?q=\u00e9")).stdout.decode().splitlines()
-    assert ">>> GET /a%20b?q=%C3%A9 HTTP/1.1" in shown
-    assert f">>> Host: 127.0.0.1:{address[1]}" in shown
-    assert shown.index(">>> Connection: close") < shown.index("<<< HTTP/1.1 200 OK")
-    assert "<<< hello" in shown
-
-
-def test_https_is_verified_and_shown_in_clear(serve_tls: Any) -> None:
-    address = serve_tls(answering())
-    done = run_command("--cafile", CA, f"https://localhost:{address[1]}/")
-    assert done.returncode == 0
-    assert b"TLSv1.3" in done.stdout
-    assert b"<<< hello\n" in done.stdout
-
-
-def test_insecure_accepts_any_certificate(serve_tls: Any) -> None:
-    address = serve_tls(answering(), certificate="self-signed")
-    assert b"<<< hello" in run_command("--insecure", url(address, "https")).stdout
-
-
-def test_a_bad_certificate_is_one_line(serve_tls: Any) -> None:
-    address = serve_tls(refused=True)
-    fails(url(address, "https"), saying="certificate verify failed")
-
-
-def test_the_bytes_of_a_file_are_sent_exactly(serve: Any, tmp_path: Path) -> None:
-    sent = bytes(range(256)) * 9
-    (tmp_path / "request").write_bytes(sent)
-    received = bytearray()
-
-    def peer(conn: socket.socket) -> None:
-        while len(received) < len(sent):
-            received.extend(conn.recv(65536))
-        conn.sendall(b"thanks")
-
-    done = run_command("--send", str(tmp_path / "request"), url(serve(peer)))
-    assert b"<<< thanks\n" in done.stdout
-    assert received == sent
-
-
-def test_a_file_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("+", "--"):
-        Path(name).write_bytes(name.encode())
-        assert command_line._contents(name) == name.encode()
-
-
-def test_standard_input_is_sent_exactly(serve: Any) -> None:
-    address = serve(answering())
-    done = run_command("--send", "-", url(address), input=b"PUT / HTTP/1.0\r\n\r\n")
-    assert b">>> PUT / HTTP/1.0\n" in done.stdout
-
-
-def test_the_answer_goes_to_a_file_byte_for_byte(serve: Any, tmp_path: Path) -> None:
-    answer = ANSWER + os.urandom(3_000_000)
-    done = run_command("--output", str(tmp_path / "answer"), url(serve(answering(answer))))
-    assert done.returncode == 0
-    assert (tmp_path / "answer").read_bytes() == answer
-    assert b"<<<" not in done.stdout
-
-
-def test_the_answer_goes_to_standard_output_and_the_rest_elsewhere(serve: Any) -> None:
-    done = run_command("--output", "-", url(serve(answering())))
-    assert done.stdout == ANSWER
-    assert b">>> GET / HTTP/1.1\n" in done.stderr
-
-
-def test_nothing_that_comes_is_obeyed_by_a_terminal(serve: Any) -> None:
-    shown = run_command(url(serve(answering(b"\x1b]0;title\x07\xff\xc2\x9b")))).stdout
-    assert b"<<< \\x1b]0;title\\x07\\xff\\x9b\n" in shown
-
-
-@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\u00e9"), ("ascii", "\\xe9")])
-def test_text_is_shown_as_the_terminal_can(serve: Any, encoding: str, shown: str) -> None:
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = run_command(url(serve(answering("caf\u00e9".encode()))), env=environment)
-    assert f"<<< caf{shown}\n" in done.stdout.decode()
-
-
-def test_a_line_without_end_is_shown_as_it_comes(serve: Any) -> None:
-    shown = run_command(url(serve(answering(b"x" * 100_000)))).stdout
-    assert sum(line.count(b"x") for line in shown.splitlines() if line[:4] == b"<<< ") == 100_000
-
-
-def test_what_had_arrived_before_a_failure_is_shown(serve: Any) -> None:
-    def peer(conn: socket.socket) -> None:
-        request_from(conn)
-        conn.sendall(b"HTTP/1.1 200 OK\r\nhalf a li")
-        silent(conn)
-
-    saying = "timed out: timeout(0.3) expired"
-    shown = fails("--timeout", "0.3", url(serve(peer)), saying=saying)
-    assert b"<<< HTTP/1.1 200 OK\n<<< half a li\n" in shown
-
-
-def test_the_connection_has_a_deadline_of_its_own(peers: Any) -> None:
-    address = peers.serve(silent)
-    arguments = ("--connect-timeout", "0.2", "--insecure", url(address, "https"))
-    fails(*arguments, saying="TLS handshake for '127.0.0.1' with")
-
-
-def test_a_truncated_answer_is_a_failure_unless_asked_for(serve_tls: Any) -> None:
-    def peer(conn: ssl.SSLSocket) -> None:
-        request_from(conn)  # type: ignore[arg-type]
-        conn.sendall(ANSWER)
-
-    arguments = ("--cafile", CA, url(serve_tls(peer), "https"))
-    assert b"<<< hello" in fails(*arguments, saying="without close_notify")
-    arguments = ("--suppress-ragged-eofs", "--cafile", CA, url(serve_tls(peer), "https"))
-    assert run_command(*arguments).returncode == 0
-
-
-def test_a_reset_is_one_line(serve: Any) -> None:
-    fails(url(serve(reset)), saying="Connection reset by peer")
-
-
-def test_a_refused_connection_is_one_line(peers: Any) -> None:
-    refused = peers.closed_port()
-    why = os.strerror(errno.ECONNREFUSED)
-    fails(url(refused), saying=f"httpx_net: connect to 127.0.0.1:{refused[1]} failed: {why}")
-
-
-def test_a_name_that_does_not_resolve_is_one_line() -> None:
-    fails("http://nowhere.invalid/", saying="look-up of 'nowhere.invalid' failed")
-
-
-@pytest.mark.parametrize(
-    ("bad", "why"),
-    [
-        ("www.example.com", ": it must begin with http:// or https://"),
-        ("ftp://example.com/", "must begin with"),
-        ("http:///path", "host must not be empty"),
-        ("http://example.com:99999/", "ort"),
-        ("http://example.com:0/", "port must be in 1..65535"),
-        ("http://a..b/", "empty label"),
-        ("http://user:secret@example.com/", ": user and password in it are not supported"),
-        ("http://[::1/", "URL"),
-    ],
-)
-def test_a_bad_url_is_one_line(bad: str, why: str) -> None:
-    fails(bad, saying=why)
-
-
-@pytest.mark.parametrize("option", ["--send", "--output", "--cafile"])
-def test_a_file_that_is_not_there_is_one_line(option: str) -> None:
-    fails(option, "no/such/file", "https://localhost:1/", saying="no/such/file")
-
-
-@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
-def test_a_bad_timeout_is_a_usage_error(seconds: str) -> None:
-    fails("--timeout", seconds, saying=f": not a number of seconds: '{seconds}'", status=2)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
-def test_ctrl_c_ends_it_as_a_signal_does_after_what_had_arrived(serve: Any) -> None:
-    arrived = threading.Event()
-
-    def peer(conn: socket.socket) -> None:
-        request_from(conn)
-        conn.sendall(b"first line\nhalf")
-        arrived.wait(HANG)
-        silent(conn)
-
-    with start(url(serve(peer))) as process:
-        assert process.stdout is not None
-        while b"first line" not in process.stdout.readline():
-            pass
-        arrived.set()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=HANG)
-    assert out == b"<<< half\n"
-    assert err == b""
-    assert process.returncode == -signal.SIGINT
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no POSIX signals")
-def test_a_closed_pipe_ends_it_quietly(serve: Any) -> None:
-    def peer(conn: socket.socket) -> None:
-        with client_may_leave():
-            request_from(conn)
-            for _ in range(10_000):
-                conn.sendall(b"a line\n" * 1_000)
-
-    with start(url(serve(peer))) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        while not process.stdout.readline().startswith(b"<<<"):
-            pass
-        process.stdout.close()
-        assert process.wait(HANG) == -signal.SIGPIPE
-        assert process.stderr.read() == b""
-
-
-def test_an_output_that_can_t_be_written_is_one_line(serve: Any) -> None:
-    if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full")
-
-    def peer(conn: socket.socket) -> None:
-        with client_may_leave():
-            answering()(conn)
-
-    full = os.strerror(errno.ENOSPC)
-    saying = f"httpx_net: write to /dev/full failed: {full}"
-    fails("--output", "/dev/full", url(serve(peer)), saying=saying)
-    fails(
-        url(serve(silent)),
-        saying=f"httpx_net: write to standard output failed: {full}",
-        preexec_fn=lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1),
-    )
-
-
-# ---- Corners
-
+from httpx_net._transcript import RECEIVED, SENT, Transcript
+from peers import CERTIFICATES, HANG, send_close_notify, server_context, silent, wrap_server
+
+CA = ("--cafile", str(CERTIFICATES / "ca.pem"))
+CLIENT = str(CERTIFICATES / "client.pem")
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+UPLOAD = b"POST / HTTP/1.1\r\nContent-Length: 20000000\r\n\r\n" + bytes(20_000_000)
+SIZE = len(UPLOAD)
+
+# As users have it. With PYTHONUNBUFFERED, what goes wrong in the last flush doesn't show.
+ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+
+Run = Callable[..., Any]
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors and signals")
 
 
-def test_main_returns_its_status(capsysbinary: Any) -> None:
-    assert command_line.main([]) == 0
-    assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
-    assert command_line.main(["ftp://www.example.com/"]) == 1
-    assert capsysbinary.readouterr().err.startswith(b"httpx_net: bad URL")
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, and expect one line that says why it failed, if it did."""
+
+    def run(*arguments: str) -> Any:
+        with suppress(SystemExit):
+            status = 2
+            status = command_line.main(list(arguments))
+        out, error = capfd.readouterr()
+        assert re.fullmatch("(usage: .+\n)?httpx_net: .+\n" if status else "", error)
+        return SimpleNamespace(status=status, out=out, error=error)
+
+    return run
 
 
-def test_of_what_was_not_sent_to_the_end_the_part_that_went_out_is_shown(
-    serve: Any, tmp_path: Path
-) -> None:
-    def full(conn: socket.socket) -> None:
-        over.wait(3 * HANG)
-
-    over = threading.Event()
-    (tmp_path / "upload").write_bytes(b"x" * 20_000_000)
-    ip, port = serve(full)
-    try:
-        done = run_command("-t", "0.3", "-s", str(tmp_path / "upload"), f"http://{ip}:{port}/")
-    finally:
-        over.set()
-    assert done.returncode == 1
-    shown = sum(line.count(b"x") for line in done.stdout.splitlines() if line[:4] == b">>> ")
-    assert 0 < shown < 20_000_000
-    assert b"timed out after %d of 20000000 bytes" % shown in done.stderr
+def start(*arguments: str) -> Any:
+    """A process that runs the command, its standard streams connected to pipes."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-m", "httpx_net", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes)
 
 
-@posix
-def test_without_a_standard_output_it_says_so() -> None:
-    done = run_command("http://127.0.0.1:1/", preexec_fn=lambda: os.close(1))
-    assert done.returncode == 1
-    assert done.stderr == b"httpx_net: standard output is closed\n"
+def bash(command: str, cwd: Path, **more: str) -> Any:
+    """What *command* prints, errors included, with *more* in its environment."""
+    command, env = f"exec 2>&1\n{command}", ENVIRONMENT | more
+    return subprocess.run(["bash", "-c", command], cwd=cwd, env=env, capture_output=True, text=True)
 
 
-def test_the_protocol_and_the_cipher_are_shown(serve_tls: Any, capsysbinary: Any) -> None:
-    def answer(conn: ssl.SSLSocket) -> None:
-        conn.recv(65536)
-        ciphers.extend(conn.cipher() or ())
-        send_close_notify(conn)
-
-    ciphers: list[Any] = []
-    _, port = serve_tls(answer, tickets=0)
-    ca = str(CERTIFICATES / "ca.pem")
-    assert command_line.main(["--cafile", ca, f"https://localhost:{port}/"]) == 0
-    assert f" s: TLSv1.3, {ciphers[0]}: <".encode() in capsysbinary.readouterr().out
+def url(address: tuple[str, int], scheme: str = "http", host: str | None = None) -> str:
+    return f"{scheme}://{host or address[0]}:{address[1]}/"
 
 
-def test_https_needs_no_truststore(serve_tls: Any, tmp_path: Path) -> None:
-    def answer(conn: ssl.SSLSocket) -> None:
-        conn.recv(65536)
-        conn.sendall(b"hello")
-        conn.unwrap()
-
-    (tmp_path / "truststore.py").write_text("raise ImportError")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    _, port = serve_tls(answer)
-    arguments = ("--cafile", str(CERTIFICATES / "ca.pem"), f"https://localhost:{port}/")
-    done = run_command(*arguments, env={**os.environ, "PYTHONPATH": path})
-    assert done.returncode == 0, done.stderr
-    assert b"<<< hello\n" in done.stdout
+def request_from(conn: Any) -> bytes:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += conn.recv(65536)
+    return received
 
 
-@posix
-def test_where_SIGPIPE_is_blocked_a_closed_pipe_is_a_status() -> None:
-    def blocked() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
-        os.dup2(writing, 1)
+class Memory:
+    """What a transcript writes to, in place of an ``Output``."""
 
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = run_command(preexec_fn=blocked)
-    finally:
-        os.close(writing)
-    assert done.returncode == 1
-    assert done.stderr == b""
+    is_terminal = True
+    text = ""
+
+    def write(self, data: bytes) -> None:
+        self.text += data.decode("utf-8")
+
+
+def shown(*pieces: bytes, encoding: str = "utf-8") -> str:
+    """What a transcript shows of *pieces* that come one after another."""
+    memory: Any = Memory()
+    transcript = Transcript(memory, encoding)
+    for piece in pieces:
+        transcript.show(RECEIVED, piece)
+    transcript.finish()
+    return str(memory.text)
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"(?m)^\*\*\* \d+\.\d{3} s: ", "*** ", text)
+
+
+# ---- What is shown
 
 
 @pytest.mark.parametrize(
-    ("url", "port", "authority"),
+    ("pieces", "text"),
     [
-        ("http://www.example.com", 80, "www.example.com"),
-        ("https://www.example.com", 443, "www.example.com"),
-        ("https://www.example.com:443", 443, "www.example.com"),
-        ("https://www.example.com:80", 80, "www.example.com:80"),
-        ("http://[::1]:443/", 443, "[::1]:443"),
-        ("http://[fe80::1%eth0]/", 80, "[fe80::1]"),
+        ([b"CR LF\r\n"], "<<< CR LF\n"),
+        ([b"CR\rx\r", b"\r\n"], "<<< CR\\rx\\r\n"),
+        ([b"in ", b"pie", b"ces\r", b"\nand\n\r\n"], "<<< in pieces\n<<< and\\n\n<<< \n"),
+        ([b"caf\xc3", b"\xa9\r\n"], "<<< caf\u00e9\n"),
+        ([b"a\\n tab\t\r\n"], "<<< a\\\\n tab\\t\n"),
+        ([b"\x1b]0;title\x07\r\n"], "<<< \\x1b]0;title\\x07\n"),
+        (
+            [b"\xff \xc3\xa9\n\xc3\xa9 \xc2\x9b"],
+            "<<< \\xff \\xc3\\xa9\\n\n<<< \u00e9 \\xc2\\x9b\\\n",
+        ),
+        ([b"\0\\n\n\r\n\xe2\x82"], "<<< \\x00\\\\n\\n\n<<< \n<<< \\xe2\\x82\\\n"),
     ],
 )
-def test_the_port_is_that_of_the_scheme_unless_told(url: str, port: int, authority: str) -> None:
+def test_every_byte_can_be_told_and_none_is_obeyed(pieces: list[bytes], text: str) -> None:
+    assert shown(*pieces) == text
+
+
+@given(st.lists(st.one_of(st.binary(), st.text().map(str.encode), st.sampled_from([b"\r", b"\n"]))))
+def test_what_is_shown_can_be_turned_back_into_the_bytes(pieces: list[bytes]) -> None:
+    text = shown(*pieces)
+    assert all(line.isprintable() and line[:4] == RECEIVED for line in text.split("\n")[:-1])
+    tokens = {"\\\\": b"\\", "\\n\n": b"\n", "\\r": b"\r", "\\t": b"\t", "\\\n": b"", "\n": b"\r\n"}
+    back = b""
+    for token in re.findall(r"(?s)\\\\|\\n\n|\\x..|\\.|.", text.replace("\n" + RECEIVED, "\n")[4:]):
+        back += tokens.get(token) or (
+            bytes.fromhex(token[2:]) if token[:2] == "\\x" else token.strip("\\\n").encode()
+        )
+    assert back == b"".join(pieces)
+
+
+def test_a_note_waits_for_the_end_of_a_line_and_the_other_direction_does_not() -> None:
+    memory: Any = Memory()
+    transcript = Transcript(memory, "utf-8")
+    transcript.show(RECEIVED, b"half ")
+    transcript.note("a note, of \x1b[31m too")
+    transcript.show(RECEIVED, b"a line\r\nmore")
+    transcript.show(SENT, b"meanwhile\r\n")
+    text = "<<< half a line\n*** a note, of \\x1b[31m too\n<<< more\\\n>>> meanwhile\n"
+    assert without_times(memory.text) == text
+
+
+def test_what_is_no_text_is_not_looked_at_byte_by_byte() -> None:
+    start = time.process_time()
+    for piece in (bytes(50_000), bytes(range(256)) * 200, b"Some plain text.\r\n" * 3_000):
+        shown(*[piece] * 40)
+    assert time.process_time() - start < 1.5  # for 6 MB: 0.1 where it is fast, 3 byte by byte
+
+
+def test_a_long_transfer_shows_its_progress_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory: Any = Memory()
+    begin = time.monotonic()
+    clock = iter([begin, begin + 0.9, begin + 2.0, begin + 2.1, begin + 2.1])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    transcript = Transcript(memory, "utf-8", progress=True)
+    for _ in range(3):
+        transcript.update(1_000, 2_000_000)
+    transcript.note("and it is gone")
+    line = "1,000 bytes sent, 2,000,000 received, 1.00 MB/s"
+    assert capsys.readouterr().err == f"\r{line}\r{' ' * len(line)}\r"
+
+
+@posix
+def test_bytes_are_shown_when_they_come_until_ctrl_c_ends_it_as_a_signal_does(serve: Any) -> None:
+    def drip(conn: socket.socket) -> None:
+        request_from(conn)
+        for piece in (b"half", b" a", b" line\r\n", b"more"):
+            conn.sendall(piece)
+            assert may_go_on.wait(HANG)
+            may_go_on.clear()
+
+    may_go_on, text = threading.Event(), b""
+    with start(url(serve(drip))) as process:
+        for end in (b"<<< half", b"<<< half a", b"<<< half a line\n", b"\n<<< more"):
+            while not text.endswith(end):
+                text += process.stdout.read(1)
+            if end == b"\n<<< more":
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=HANG) == (b"\\\n", b"")
+            may_go_on.set()
+    assert process.returncode == -signal.SIGINT
+
+
+# ---- What is sent
+
+
+@pytest.mark.parametrize(
+    ("url", "to", "head"),
+    [
+        ("http://www.Example.com", ("www.example.com", 80), "/ HTTP/1.1\r\nHost: www.example.com"),
+        ("https://x.com:443?q=\u00e9&[]", ("x.com", 443), "/?q=%C3%A9&[] HTTP/1.1\r\nHost: x.com"),
+        ("https://x.com:80/a b#gone", ("x.com", 80), "/a%20b HTTP/1.1\r\nHost: x.com:80"),
+        ("http://[::1]:443/\udcff", ("[::1]", 443), "/%FF HTTP/1.1\r\nHost: [::1]:443"),
+        ("http://[fe80::1%25lo]/", ("[fe80::1%lo]", 80), "/ HTTP/1.1\r\nHost: [fe80::1]"),
+        ("http://\u00e9.com/", ("\u00e9.com", 80), "/ HTTP/1.1\r\nHost: xn--9ca.com"),
+    ],
+)
+def test_a_url_says_where_to_connect_and_what_to_ask(url: str, to: Any, head: str) -> None:
     target = command_line.Target.of(url)
-    assert (target.port, target.authority, target.path) == (port, authority, "/")
+    assert (target.host, target.port) == to
+    assert target.request().startswith(f"GET {head}\r\n".encode())
 
 
-def test_its_help_has_every_option_and_the_defaults_it_has(capsys: Any) -> None:
-    options = command_line._parser().parse_args([])
-    assert (options.timeout, options.connect_timeout) == (30.0, 10.0)
-    with pytest.raises(SystemExit):
-        command_line.main(["--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    for part in (
-        "--timeout SECONDS for everything together (30; inf for none)",
-        "--connect-timeout SECONDS for name resolution, connecting and the TLS handsh",
-        "--send FILE send exactly the bytes of FILE (- for standard input)",
-        "--output FILE write what the server sends to FILE (- for standard output)",
-        "--cafile FILE trust the CA certificates in FILE (PEM) as well",
-        "--insecure accept any certificate",
-        "--suppress-ragged-eofs take an end without TLS's close_notify for the end, not for",
-        "[URL] Send raw bytes to a web server, and show what crosses the wire. positional",
-        "URL http://... or https://... options:",
-    ):
-        assert part in told
-    assert told.startswith("usage: python -m httpx_net [-h] ")
-    assert told.endswith(" Without a URL it talks to a server of its own, on this machine.")
-    with pytest.raises(SystemExit):
-        command_line.main(["--version"])
-    assert capsys.readouterr().out == f"httpx_net {httpx_net.__version__}\n"
+def test_standard_input_is_sent_as_it_comes_and_not_waited_for(serve: Any) -> None:
+    def peer(conn: socket.socket) -> None:
+        for _ in range(2):
+            conn.sendall(conn.recv(5))
+
+    with start("-s", "-", url(serve(peer))) as process:
+        for line in (b"one\r\n", b"two\r\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            while process.stdout.readline() != b"<<< " + line[:3] + b"\n":
+                pass
+        assert process.wait(HANG) == 0
+
+
+# ---- Both at once
+
+
+def refusing(conn: Any) -> None:
+    """Answer when the upload has begun, and take no more of it."""
+    request_from(conn)
+    conn.sendall(HEAD + b"sorry")
+    if isinstance(conn, ssl.SSLSocket):
+        send_close_notify(conn)
+    socket.socket.shutdown(conn, socket.SHUT_WR)
+    time.sleep(0.5)
+
+
+def echoing(conn: Any) -> None:
+    left = SIZE
+    while left:
+        data = conn.recv(65536)
+        left -= len(data)
+        conn.sendall(data)
+    if isinstance(conn, ssl.SSLSocket):
+        send_close_notify(conn)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("peer", [refusing, echoing])
+def test_it_listens_while_it_sends(
+    peers: Any, run: Run, tmp_path: Path, scheme: str, peer: Any
+) -> None:
+    address = {"http": peers.serve, "https": peers.serve_tls}[scheme](peer)
+    upload, answer = tmp_path / "upload", tmp_path / "answer"
+    upload.write_bytes(UPLOAD)
+    done = run(*CA, "-o", str(answer), "-s", str(upload), url(address, scheme, "localhost"))
+    if peer is echoing:
+        assert answer.read_bytes() == UPLOAD
+        assert f"*** sent {SIZE} bytes\n" in without_times(done.out)
+        assert done.status == 0
+    else:
+        assert answer.read_bytes() == HEAD + b"sorry"
+        assert "<<< HTTP/1.1 200 OK\n" in done.out
+        assert re.search(r"before all was sent, 43 bytes so far, .*; \d+ bytes sent", done.error)
+        assert done.status == 55
+
+
+# ---- Where it goes
+
+
+def test_a_file_gets_all_that_is_received_and_the_head_is_shown(
+    serve: Any, run: Run, tmp_path: Path
+) -> None:
+    def peer(conn: socket.socket) -> None:
+        request_from(conn)
+        for piece in (early[:30], early[30:] + HEAD[:5], HEAD[5:] + body):
+            conn.sendall(piece)
+
+    early, body = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"x" * 3_000_000
+    out = run("--output", str(tmp_path / "answer"), url(serve(peer))).out
+    assert (tmp_path / "answer").read_bytes() == early + HEAD + body
+    assert re.findall(r"(?m)^<<< (.*)$", out) == (early + HEAD).decode().split("\r\n")[:-1]
+
+
+# ---- How it ends
 
 
 @pytest.mark.parametrize(
-    ("option", "text"),
+    ("arguments", "status", "why"),
     [
-        ("--send", "can't read no/such/file"),
-        ("--output", "can't write no/such/file"),
-        ("--cafile", "no CA certificates in no/such/file"),
+        ([""], 3, "bad URL '': it must begin with http:// or https://"),
+        (["http://example.com:99999/"], 3, "port must be in 1..65535, not 99999"),
+        (["http://fa\u00df.de/"], 3, "IDNA 2003"),
+        (["http://\udcff/"], 3, "bad URL 'http://\\udcff/': "),
+        (["http://user:secret@example.com/"], 3, ": user and password in it are not supported"),
+        (["--server-name", "a..b", "https://127.0.0.1:1/"], 7, "refused"),
+        (["-t", "0", "http://127.0.0.1:1/"], 28, "timeout(0.0) expired"),
+        (["-o", "no/such/file"], 23, "can't write no/such/file: "),
+        (["-s", "no/such/file"], 26, "can't read no/such/file: "),
+        (["--cafile", "no/such/file", "https://localhost:1/"], 77, "--cafile no/such/file: "),
+        (["--cert", "no/such/file", "https://localhost:1/"], 58, "--cert no/such/file: "),
+        (["--timeout=-1"], 2, "argument -t/--timeout: invalid seconds value: '-1'"),
+        (["--resolve", "www.example.com:80"], 2, "invalid host_port_address value"),
+        (["--demo", "drip", "http://127.0.0.1/"], 2, "--demo is what the own server does"),
     ],
 )
-def test_a_file_that_can_t_be_used_is_told(capsys: Any, option: str, text: str) -> None:
-    assert command_line.main([option, "no/such/file", "https://localhost:1/"]) == 1
-    said = capsys.readouterr().err
-    assert said == f"httpx_net: {text}: {os.strerror(errno.ENOENT)}\n"
-
-
-def test_its_own_server_is_on_a_port_that_the_kernel_chose() -> None:
-    with command_line._own_server() as url:
-        assert command_line.Target.of(url).port >= 1024
-
-
-@pytest.mark.parametrize("size", [5, 100_000])
-def test_it_counts_what_it_gets(serve: Any, capsysbinary: Any, size: int) -> None:
-    def answer(conn: socket.socket) -> None:
-        conn.recv(65536)
-        conn.sendall(bytes(size))
-
-    ip, port = serve(answer)
-    assert command_line.main([f"http://{ip}:{port}/"]) == 0
-    assert b" s: the end, after %d bytes\n" % size in capsysbinary.readouterr().out
-
-
-def test_it_tells_how_long_each_step_took(serve: Any, capsysbinary: Any) -> None:
-    start = time.monotonic()
-    assert command_line.main([url(serve(answering()))]) == 0
-    took = time.monotonic() - start
-    told = re.findall(rb"^\*\*\* (\d+\.\d{3}) s: ", capsysbinary.readouterr().out, re.MULTILINE)
-    first, last = map(float, told)
-    assert first <= last <= took + 0.0005
-
-
-def test_it_asks_for_HTTP_by_its_name_in_ALPN(serve_tls: Any) -> None:
-    def answer(conn: ssl.SSLSocket) -> None:
-        asked.append(conn.selected_alpn_protocol())
-        conn.recv(65536)
-        send_close_notify(conn)
-
-    asked: list[str | None] = []
-    _, port = serve_tls(answer, alpn=["http/1.1"], tickets=0)
-    ca = str(CERTIFICATES / "ca.pem")
-    assert command_line.main(["--cafile", ca, f"https://localhost:{port}/"]) == 0
-    assert asked == ["http/1.1"]
-
-
-def test_its_own_server_reads_the_request_to_its_end(
-    monkeypatch: pytest.MonkeyPatch, capsysbinary: Any
+def test_the_status_and_one_line_say_what_went_wrong(
+    run: Run, arguments: list[str], status: int, why: str
 ) -> None:
-    class InBytes(httpx_net.NetworkStream):
-        def read(self, max_bytes: int | None = None) -> bytes:
-            received.append(super().read(1))
-            return received[-1]
-
-    received: list[bytes] = []
-    monkeypatch.setattr(command_line, "NetworkStream", InBytes)
-    assert command_line.main([]) == 0
-    assert b"<<< HTTP/1.1 200 OK\n" in capsysbinary.readouterr().out
-    assert b"".join(received).startswith(b"GET / HTTP/1.1\r\n")
-    assert b"".join(received).endswith(b"\r\nConnection: close\r\n\r\n")
+    done = run(*arguments)
+    assert why in done.error
+    assert done.status == status
 
 
-def shown(*parts: bytes, finish: bool = False) -> bytes:
-    """What a transcript shows of *parts* that come one after another."""
-    file = io.BytesIO()
-    transcript = command_line.Transcript(command_line.Output(file, "file"), "ascii")
-    for part in parts:
-        transcript.show("<<< ", part)
-    if finish:
-        transcript.finish()
-    return file.getvalue()
+def test_a_refused_connection(peers: Any, run: Run) -> None:
+    assert run(url(peers.closed_port())).status == 7
 
 
-def test_a_line_is_shown_once_it_is_longer_than_8_KiB() -> None:
-    longest = b"x" * 8192
-    assert shown(longest) == b""
-    assert shown(longest, b"yz") == b"<<< " + longest + b"\n"
-    assert shown(longest, b"yz", finish=True) == b"<<< " + longest + b"\n<<< yz\n"
+def test_a_server_without_tls(serve: Any, run: Run) -> None:
+    assert run(url(serve(lambda conn: conn.sendall(b"hello\r\n")), "https")).status == 35
 
 
-def test_a_note_may_have_any_character() -> None:
-    file = io.BytesIO()
-    transcript = command_line.Transcript(command_line.Output(file, "file"), "ascii")
-    transcript.note("caf\u00e9 \udcff")
-    assert file.getvalue() == b"*** caf\\xe9 \\udcff\n"
+def test_the_handshake_has_a_deadline_of_its_own(serve: Any, run: Run) -> None:
+    done = run("--connect-timeout", "0.2", "--insecure", url(serve(silent), "https"))
+    assert "TLS handshake for '127.0.0.1' with" in done.error
+    assert done.status == 28
 
 
-def test_of_a_write_that_does_not_say_how_far_it_got_nothing_is_shown(pair: Any) -> None:
-    class Failing(httpx_net.NetworkStream):
-        def write(self, data: bytes | bytearray | memoryview) -> None:
-            raise OSError("no luck")
+def web(conn: Any) -> None:
+    """Answer all requests when the last has come, but none that a bare LF ends."""
+    received = b""
+    while not received.endswith((b"close\r\n\r\n", b"\n\n")):
+        if not (data := conn.recv(65536)):
+            return
+        received += data
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\nHello, world!\n"
+    refusal = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+    conn.sendall(answer * received.count(b"\r\n\r\n") or refusal)
 
-    told: list[tuple[str, bytes]] = []
-    with (
-        command_line.RecordingStream(Failing(pair[0]), lambda *what: told.append(what)) as stream,
-        pytest.raises(OSError, match="no luck"),
-    ):
-        stream.write(b"hello")
-    assert told == [(">>> ", b"")]
+
+def secured(certificate: str) -> Any:
+    """What does the same over TLS, if the client accepts *certificate*."""
+    context = server_context(certificate)
+    context.set_alpn_protocols(["http/1.1"])
+
+    def peer(conn: socket.socket) -> None:
+        with suppress(ssl.SSLError, ConnectionError), wrap_server(context, conn) as tls:
+            web(tls)
+            send_close_notify(tls)
+
+    return peer
+
+
+@pytest.mark.parametrize("certificate", ["server", "self-signed", "expired", "wrong-name"])
+def test_a_certificate_that_is_refused_is_shown_all_the_same(
+    peers: Any, run: Run, certificate: str
+) -> None:
+    trusted = CA if certificate in ("expired", "wrong-name") else ()
+    address = peers.serve_in_turn(secured(certificate))
+    done = run(*trusted, url(address, "https", "localhost"))
+    assert done.status == 60
+    assert "certificate verify failed" in done.error
+    assert f"certificate subject: commonName=httpx_net tests: {certificate}\n" in done.out
+    pem = (CERTIFICATES / f"{certificate}.pem").read_text()
+    der = ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
+    assert f"certificate SHA-256: {hashlib.sha256(der).hexdigest()}\n" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "status"),
+    [([], b"hello", 0), ([], b"hell", 56), (["--suppress-ragged-eofs"], b"hell", 18)],
+)
+def test_a_ragged_end_after_all_of_content_length_is_a_note(
+    serve_tls: Any, run: Run, options: Any, body: bytes, status: int
+) -> None:
+    def cut(conn: ssl.SSLSocket) -> None:
+        request_from(conn)
+        conn.sendall(HEAD + body)
+
+    done = run(*CA, *options, url(serve_tls(cut, tickets=0), "https", "localhost"))
+    assert done.status == status
+    assert ("no close_notify came, but all of Content-Length has" in done.out) == (status == 0)
+    assert ("(--suppress-ragged-eofs takes this for its end)" in done.error) == (status == 56)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("command", "status", "why"),
+    [
+        ("-s - <&-", 26, "can't read standard input: Bad file descriptor"),
+        ("--help >&-", 23, "standard output is closed"),
+        (">/dev/full", 23, "write to standard output failed: No space left on device"),
+        ("--help >/dev/full", 23, "write to standard output failed: No space left on device"),
+    ],
+)
+def test_a_standard_stream_that_is_closed_or_full_is_one_line(
+    command: str, status: int, why: str
+) -> None:
+    done = bash(f"{sys.executable} -m httpx_net {command}", cwd=ROOT)
+    assert (done.returncode, done.stdout) == (status, f"httpx_net: {why}\n")
+
+
+# ---- Options
+
+
+@pytest.mark.parametrize(
+    ("server", "options"),
+    [
+        ({"certificate": "self-signed"}, ["--insecure"]),
+        ({"certificate": "wrong-name"}, [*CA, "--server-name", "elsewhere.test"]),
+        ({"client_ca": "ca"}, [*CA, "--cert", CLIENT, "--key", CLIENT]),
+    ],
+)
+def test_the_options_of_tls(serve_tls: Any, run: Run, server: Any, options: list[str]) -> None:
+    address = serve_tls(web, **server)
+    assert "certificate SHA-256: " in run(*options, url(address, "https")).out
+
+
+@pytest.mark.parametrize(("ours", "other"), [("-4", "-6"), ("-6", "-4")])
+def test_a_family_can_be_asked_for(serve: Any, run: Run, ours: str, other: str) -> None:
+    family, host = (socket.AF_INET6, "[::1]") if ours == "-6" else (socket.AF_INET, None)
+    address = url(serve(web, family=family), host=host)
+    assert run(other, address).status == 7
+    assert run(ours, address).status == 0
+
+
+@pytest.mark.parametrize("has_truststore", [True, False])
+def test_keys_are_logged_with_truststore_and_without(
+    serve_tls: Any, run: Run, monkeypatch: Any, tmp_path: Path, has_truststore: bool
+) -> None:
+    if not has_truststore:
+        monkeypatch.setitem(sys.modules, "truststore", None)
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    address = serve_tls(web)
+    assert run(*CA, url(address, "https", "localhost")).status == 0
+    assert "TRAFFIC_SECRET" in (tmp_path / "keys").read_text()
+
+
+def test_the_help_is_one_screen_and_has_every_option(run: Run) -> None:
+    lines = run("--help").out.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    options = re.findall(r'["\s](--[a-z-]+)', inspect.getsource(command_line._options))
+    assert [option for option in options if option not in "\n".join(lines)] == []
+    assert run("--version").out == f"httpx_net {__version__}\n"
+
+
+# ---- The page
+
+WWW = "93.184.216.34"
+NAMES = {"127.0.0.1": "127.0.0.1", "expired.example.com": "203.0.113.17"}
+NAMES |= {"www.example.com": WWW, "proxy.example.com": WWW}
+
+# Every Python imports this first: names lead to the page's addresses, and those to peers.
+INTERNET = """
+import _socket, socket
+socket.getaddrinfo = lambda host, port, *args, real=socket.getaddrinfo: real(
+    {names}.get(host, "no such name"), port, *args)
+def leading(connect):
+    return lambda self, address: connect(self, {routes}.get(address, address))
+socket.socket.connect = leading(_socket.socket.connect)
+socket.socket.connect_ex = leading(_socket.socket.connect_ex)
+def getpeername(self, real=_socket.socket.getpeername):
+    return {{to: name for name, to in {routes}.items()}}.get(real(self), real(self))
+socket.socket.getpeername = getpeername
+"""
+
+
+@posix
+def test_the_page_shows_what_is_printed(peers: Any, tmp_path: Path) -> None:
+    plain = {(WWW, port): peers.serve_in_turn(web) for port in (80, 3128)}
+    tls, old = map(peers.serve_in_turn, (secured("server"), secured("expired")))
+    routes = plain | {(WWW, 443): tls, ("203.0.113.17", 443): old}
+    (tmp_path / "sitecustomize.py").write_text(INTERNET.format(names=NAMES, routes=routes))
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    path = f"{tmp_path}:{ROOT}:{os.environ['PATH']}"
+    more = {"PATH": path, "PYTHONPATH": path, "SSL_CERT_FILE": CA[1]}
+    checker = doctest.OutputChecker()
+    page = (ROOT / "docs" / "command.rst").read_text(encoding="utf-8")
+    for block in re.findall(r"code-block:: console\n\n((?:    .*\n|\n)+)", page):
+        for sample in re.split(r"(?m)^\$ ", textwrap.dedent(block).strip())[1:]:
+            command, _, expected = re.sub(r"\n(?!> )", "\0", sample, count=1).partition("\0")
+            done = bash(command.replace("\n> ", "\n"), cwd=tmp_path, **more)
+            text = re.sub(r"(?m)^\*\*\* \d\.\d{3} s", "*** 0.000 s", done.stdout)
+            text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:80", text).replace(" \n", "\n")
+            expected, text = expected.rstrip(), text.rstrip()
+            assert checker.check_output(expected, text, doctest.ELLIPSIS), command + text
