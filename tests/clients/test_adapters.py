@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import poplib
 import re
 import shutil
@@ -20,17 +19,6 @@ from test_clients import TIGHT
 from test_docs import blocks, run_session
 
 PAGE = ADAPTERS.parent / "embedding.rst"
-
-
-def test_what_a_time_out_has_cost_is_not_read_over() -> None:
-    connection = adapter("stdlib_client").HTTPConnection("drip.example.com")
-    with contextlib.closing(connection):
-        connection.request("GET", "/")
-        response = connection.getresponse()
-        with pytest.raises(TimeoutError), httpx_net.timeout(TIGHT):
-            response.read()
-        with response, pytest.raises(OSError, match="timed out object"):
-            response.read()
 
 
 def test_a_source_address_is_refused() -> None:
