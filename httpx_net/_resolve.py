@@ -179,9 +179,9 @@ class _Call:
         alike = []
         for place in [(os.getpid(), self.question, number) for number in range(_MOST_ALIKE)]:
             call = _places.setdefault(place, self)
-            # A forked child has none of its parent's threads, but may have its process number, in
-            # another namespace.
-            if call is self or not call._thread.is_alive():
+            # A thread that is gone without having ended its call was the parent's of this process,
+            # which may have the same number, in another namespace.
+            if call is self or not (call._thread.is_alive() or call.over):
                 _places[place] = self
                 self._ask(place)
                 return
