@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,9 +17,7 @@ from peers import (
     HANG,
     Peers,
     TLSInside,
-    bottom,
     client_context,
-    client_may_leave,
     connect_tls,
     silent,
 )
@@ -141,31 +137,3 @@ def test_no_goodbye_is_said_while_another_thread_is_inside(peers: Peers) -> None
         Held.may_leave.set()
         with pytest.raises(OSError, match="the stream is closed"):
             writing.result(HANG)
-
-
-@all_layers
-def test_a_close_in_the_middle_of_a_download_is_what_the_read_reports(
-    peers: Peers, layers: int
-) -> None:
-    pouring: list[socket.socket] = []
-
-    def pour(conn: Any) -> None:
-        pouring.append(bottom(conn))
-        with client_may_leave():
-            while True:
-                conn.sendall(bytes(65536))
-
-    for _ in range(10):
-        stream = connect_tls(peers.serve_layers(pour, layers), layers=layers)
-        stream.read()
-        closing = threading.Timer(0.005, stream.close)
-        closing.start()
-        with httpx_net.timeout(HANG), pytest.raises(OSError, match="is closed") as caught:
-            while True:
-                stream.read()
-        assert caught.value.errno == errno.EBADF
-        closing.join()
-        # Where a read took the last bytes between shutdown and close, Linux has no reason for a
-        # reset and no window to offer: the peer would not hear of the end for a minute.
-        with suppress(OSError):
-            pouring.pop().shutdown(socket.SHUT_RDWR)

@@ -85,23 +85,28 @@ def test_half_a_record_does_not_make_a_stream_readable(peers: Peers, layers: int
         assert stream.read() == b"second"
 
 
+class Together:
+    """Takes what a layer sends, to be sent as one record of the layer below."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.outer, self.data = layer, layer.outer, b""
+        layer.outer = self
+
+    def sendall(self, data: bytes) -> None:
+        self.data += data
+
+    def send(self) -> None:
+        self.layer.outer = self.outer
+        self.outer.sendall(self.data)
+
+
 @pytest.mark.parametrize("layers", [2, 3])
 def test_what_waits_between_two_layers_makes_a_stream_readable(peers: Peers, layers: int) -> None:
-    class Together:
-        """Takes what is sent, to be sent as one record of the layer below."""
-
-        data = b""
-
-        def sendall(self, data: bytes) -> None:
-            self.data += data
-
     def speak(conn: Any) -> None:
-        inside = conn if layers == 2 else conn.outer
-        outermost, inside.outer = inside.outer, (together := Together())
+        together = Together(conn if layers == 2 else conn.outer)
         conn.sendall(b"one")
         conn.sendall(b"two")
-        inside.outer = outermost
-        outermost.sendall(together.data)
+        together.send()
         silent(conn)
 
     with connect_tls(peers.serve_layers(speak, layers), layers=layers) as stream:
@@ -109,6 +114,24 @@ def test_what_waits_between_two_layers_makes_a_stream_readable(peers: Peers, lay
         assert is_readable(stream)
         assert stream.read() == b"two"
         assert not is_readable(stream)
+
+
+def test_a_record_in_many_pieces_can_be_read_once_they_have_all_come(peers: Peers) -> None:
+    all_sent = threading.Event()
+
+    def speak_in_pieces(conn: Any) -> None:
+        together = Together(conn.outer)
+        conn.tls.write(b"x" * 100)
+        for byte in conn.outgoing.read():
+            conn.outer.sendall(bytes([byte]))
+        together.send()
+        all_sent.set()
+        silent(conn)
+
+    with connect_tls(peers.serve_layers(speak_in_pieces, 3), layers=3) as stream:
+        assert all_sent.wait(HANG)
+        with httpx_net.timeout(HANG / 2):
+            assert stream.read() == b"x" * 100
 
 
 # ---- At the end
