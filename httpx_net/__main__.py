@@ -33,6 +33,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import os
 import re
 import signal
@@ -328,9 +329,9 @@ def main(argv: list[str] | None = None) -> int:
         status, text = 3, f"bad URL {options.url!r}: {exc}"
     except Failure as exc:
         status, text = exc.args
-    if sys.stderr is not None:
-        shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        print(f"httpx_net: {shown}", file=sys.stderr)
+    text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    with contextlib.suppress(Failure, OutputClosed):
+        Output(sys.stderr, "standard error").write(os.fsencode(f"httpx_net: {text}\n"))
     return status
 
 
@@ -391,12 +392,11 @@ def _tls_context(options: argparse.Namespace) -> Any:
     """The system's certificates where truststore is installed to find them, OpenSSL's else."""
     with _usable("use SSLKEYLOGFILE", 23):
         try:
-            import truststore
+            context = importlib.import_module("truststore").SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         except ImportError:
-            context: Any = ssl.create_default_context()
-        else:
-            context = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.keylog_filename = os.environ.get("SSLKEYLOGFILE") or None
+            context = ssl.create_default_context()
+        if file := os.environ.get("SSLKEYLOGFILE"):
+            context.keylog_filename = file
     context.set_alpn_protocols(["http/1.1"])
     if options.cafile is not None:
         with _usable(f"use --cafile {options.cafile}", 77):

@@ -239,5 +239,5 @@ def facts(tls: Any) -> Iterator[str]:
         names = [name for _, name in certificate.get("subjectAltName", ())]
         yield f"certificate names: {', '.join(names)}"
         yield f"certificate valid: {certificate['notBefore']} to {certificate['notAfter']}"
-    digest = hashlib.sha256(tls.getpeercert(binary_form=True) or b"")
-    yield f"certificate SHA-256: {digest.hexdigest()}"
+    if der := tls.getpeercert(binary_form=True):
+        yield f"certificate SHA-256: {hashlib.sha256(der).hexdigest()}"
