@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import os
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -477,6 +478,7 @@ socket.socket.getpeername = getpeername
 
 
 @posix
+@pytest.mark.skipif(not shutil.which("grep"), reason="the samples filter what is shown")
 def test_the_page_shows_what_is_printed(peers: Any, tmp_path: Path) -> None:
     plain = {(WWW, port): peers.serve_in_turn(web) for port in (80, 3128)}
     tls, old = map(peers.serve_in_turn, (secured("server"), secured("expired")))
