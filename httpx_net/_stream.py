@@ -32,9 +32,9 @@ import errno
 import math
 import socket
 import ssl
-import threading
 import warnings
 from collections.abc import Callable
+from threading import Lock, get_ident
 from typing import Any, TypeVar
 
 from ._deadlines import bounded, remaining
@@ -136,7 +136,7 @@ class NetworkStream(NetworkStreamInterface):
         self._writer = 0
         self._sent = 0
         self._broken = False
-        self._gates: list[threading.Lock] = []
+        self._gates: list[Lock] = []
         self._blocking = sock.gettimeout() != 0.0
         if isinstance(sock, ssl.SSLSocket):
             self._make_nonblocking()
@@ -177,11 +177,11 @@ class NetworkStream(NetworkStreamInterface):
                 if remaining() is not None and self._blocking:
                     self._make_nonblocking()
                 if self._open and self._end is None:
-                    recv = self._sock.recv if self._tls is None else self._tls.recv
+                    source = self._tls or self._sock
                     try:
-                        data = recv(size)
+                        data = source.recv(size)
                     except _WOULD_BLOCK as want:
-                        data = self._retry(recv, self._event(want, READ), size)
+                        data = self._retry(source.recv, self._event(want, READ), size)
             except OSError as exc:
                 if not self._is_networks(exc):
                     raise
@@ -214,13 +214,24 @@ class NetworkStream(NetworkStreamInterface):
         inside = self._inside
         try:
             inside.append(False)
-            self._writer, self._sent = threading.get_ident(), 0
+            self._writer, self._sent = get_ident(), 0
             if remaining() is not None and self._blocking:
                 self._make_nonblocking()
             if not self._open or self._broken:
                 raise self._unusable()
-            if size:
-                self._send(data, size)
+            tls = self._tls
+            sink, limit = (self._sock, _WRITE_SIZE) if tls is None else (tls, RECORD_SIZE)
+            # Until all of it has gone: whatever comes in between.
+            self._broken = tls is not None
+            # Nearly always it goes at once, and then a view would cost a fifth of the write.
+            if 0 < size <= limit:
+                try:
+                    self._sent = sink.send(data)
+                except _WOULD_BLOCK as want:
+                    self._wait(self._event(want, WRITE))
+            if self._sent < size:
+                self._send_rest(sink.send, memoryview(data).cast("B"), limit)
+            self._broken = False
         except OSError as exc:
             if not self._is_networks(exc):
                 raise
@@ -233,28 +244,8 @@ class NetworkStream(NetworkStreamInterface):
             if inside.pop():
                 self._give_back()
 
-    def _send(self, data: bytes | bytearray | memoryview, size: int) -> None:
-        send: Callable[[Any], int]
-        if self._tls is None:
-            send, limit = self._sock.send, _WRITE_SIZE
-        else:
-            # Until all of it has gone: whatever comes in between.
-            self._broken = True
-            send, limit = self._tls.send, RECORD_SIZE
-        # Nearly always it goes at once, and then a view would cost a fifth of the write.
-        if size <= limit:
-            try:
-                self._sent = send(data)
-            except _WOULD_BLOCK as want:
-                self._wait(self._event(want, WRITE))
-        if self._sent < size:
-            self._send_rest(send, memoryview(data).cast("B"), size, limit)
-        self._broken = False
-
-    def _send_rest(
-        self, send: Callable[[Any], int], view: memoryview, size: int, limit: int
-    ) -> None:
-        sent = self._sent
+    def _send_rest(self, send: Callable[[Any], int], view: memoryview, limit: int) -> None:
+        sent, size = self._sent, len(view)
         while sent < size:
             # A peer that takes a byte at a time may always have room for it.
             remaining()
@@ -487,10 +478,10 @@ class NetworkStream(NetworkStreamInterface):
 
         It leaves at once, for a connection that is gone takes no more bytes.
         """
-        gate = threading.Lock()
+        gate = Lock()
         gate.acquire()
         self._gates.append(gate)
-        if self._writer not in (0, threading.get_ident()) and not is_connected(self._sock):
+        if self._writer not in (0, get_ident()) and not is_connected(self._sock):
             try:
                 bounded(gate.acquire, math.inf, True)
             except TimeoutError as exc:

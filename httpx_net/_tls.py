@@ -105,12 +105,20 @@ class TLSLayer(abc.ABC):
         An end, and an error, is reported once; what comes after it means nothing.
         """
         with self._lock:
-            return self._from_ahead(size) if self._ahead else self._call(self._read, size)
+            if self._ahead:
+                return self._from_ahead(size)
+            try:
+                return self._read(size)
+            except (ssl.SSLError, ValueError) as exc:
+                raise self._meant(exc) from None
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send *data*, a record's worth at most; after a WANT only the same bytes will do."""
         with self._lock:
-            return self._call(self._write, data)
+            try:
+                return self._write(data)
+            except (ssl.SSLError, ValueError) as exc:
+                raise self._meant(exc) from None
 
     def take(self, size: int) -> bytes:
         """Receive for a layer inside of this one, whose lock is held."""
@@ -195,18 +203,19 @@ class TLSLayer(abc.ABC):
         """Make *call*, with errors that mean the same on every Python."""
         try:
             return call(*args)
-        except WANTS:
-            raise
-        except ssl.SSLError as exc:
-            raise (self._meant(exc) if self._is_ours(exc) else exc) from None
-        except ValueError as exc:
-            if not self._is_ours(exc):
-                raise
-            # The SSLSocket has been closed.
-            raise os_error(errno.EBADF) from None
+        except (ssl.SSLError, ValueError) as exc:
+            raise self._meant(exc) from None
 
-    def _meant(self, exc: ssl.SSLError) -> OSError:
+    def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
+        if isinstance(exc, WANTS) or not self._is_ours(exc):
+            return exc
+        if not isinstance(exc, ssl.SSLError):
+            # The ValueError of an SSLSocket that has been closed.
+            return os_error(errno.EBADF)
+        return self._end_meant(exc) if is_truncation(exc) else exc
+
+    def _end_meant(self, exc: ssl.SSLError) -> OSError:
         return exc
 
     def _is_ours(self, exc: Exception) -> bool:
@@ -262,9 +271,7 @@ class TLSOverSocket(TLSLayer):
         # It sends the alert, and then fails for want of the peer's.
         quietly(type(self._sock).unwrap, self._sock)
 
-    def _meant(self, exc: ssl.SSLError) -> OSError:
-        if not is_truncation(exc):
-            return exc
+    def _end_meant(self, exc: ssl.SSLError) -> OSError:
         is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
         if self._error and not (is_surely_end and self._error == errno.EPIPE):
             return os_error(self._error)
