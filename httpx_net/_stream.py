@@ -41,6 +41,7 @@ from ._deadlines import bounded, remaining
 from ._interfaces import NetworkStreamInterface
 from ._names import endpoint, failure, is_expiry, is_networks, printed
 from ._tls import (
+    NO_MEMORY,
     RECORD_SIZE,
     WANTS,
     TLSLayer,
@@ -50,6 +51,7 @@ from ._tls import (
     check_tls_arguments,
     home,
     is_connected,
+    is_loss,
     is_truncation,
     quietly,
     wrap_socket,
@@ -68,9 +70,6 @@ _LONGEST_READ = 1_048_576
 _WRITE_SIZE = 1_048_576
 
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
-
-# This machine's trouble, after which the connection may go on.
-_NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
 
 class NetworkStream(NetworkStreamInterface):
@@ -448,11 +447,11 @@ class NetworkStream(NetworkStreamInterface):
     def _come_to(self, end: bytes | OSError) -> None:
         """Keep the *end* that a read has come to. Raises an error after which reads may go on."""
         if isinstance(end, OSError):
-            if not self._open or is_expiry(end) or end.errno in _NO_MEMORY:
+            if not self._open or is_expiry(end) or end.errno in NO_MEMORY:
                 raise self._explained("read from", end) from None
             self._hear(end)
         # Not the peer's own words: close_notify, an alert, or something that is no TLS.
-        if (not end and self._tls is None) or is_truncation(end) or _is_loss(end):
+        if (not end and self._tls is None) or is_truncation(end) or is_loss(end):
             self._await_write()
             end = self._loss or end
         self._end = b"" if self._suppress_ragged_eofs and is_truncation(end) else end
@@ -470,7 +469,7 @@ class NetworkStream(NetworkStreamInterface):
     def _hear(self, exc: OSError) -> None:
         """Keep *exc* for the reads to come, if the first of its kind."""
         bare(exc)
-        if self._loss is None and _is_loss(exc):
+        if self._loss is None and is_loss(exc):
             self._loss = exc
 
     def _await_write(self) -> None:
@@ -492,7 +491,8 @@ class NetworkStream(NetworkStreamInterface):
     def _write_error(self, exc: OSError, size: int) -> OSError:
         if self._open and not is_expiry(exc):
             self._hear(exc)
-            if self._tls and self._end is None and (_is_loss(exc) or exc.errno == errno.EPIPE):
+            # A server that refuses a client says why before it closes.
+            if self._tls and self._end is None and exc.errno not in NO_MEMORY:
                 exc = self._tls.collect(lambda: len(self._inside) == 2) or exc
         error = self._explained("write to", exc, f" after {self._sent} of {size} bytes")
         error.characters_written = self._sent  # type: ignore[attr-defined]
@@ -514,13 +514,6 @@ class NetworkStream(NetworkStreamInterface):
 
     def _is_networks(self, exc: OSError, *more: object) -> bool:
         return is_networks(exc, home(self._sock), *map(home, more))
-
-
-def _is_loss(exc: object) -> bool:
-    """Whether *exc* is the kernel's word that the connection is gone."""
-    if not isinstance(exc, OSError) or isinstance(exc, ssl.SSLError):
-        return False
-    return exc.errno != errno.EPIPE and exc.errno not in _NO_MEMORY
 
 
 def _closed() -> OSError:

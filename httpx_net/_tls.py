@@ -61,6 +61,9 @@ _MOST_RECORDS = 16
 # What is read ahead at most after a write has failed: as much as any socket buffers.
 _MOST_AHEAD = 1_024
 
+# This machine's trouble, after which the connection may go on.
+NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
+
 _HIDES_ERRNO = sys.version_info < (3, 11, 9) or (3, 12) <= sys.version_info < (3, 12, 3)
 _HIDES_TRUNCATION = (
     getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
@@ -285,6 +288,7 @@ class TLSOverTLS(TLSLayer):
 
     __slots__ = (
         "_below",
+        "_cut",
         "_incoming",
         "_loss",
         "_object",
@@ -303,7 +307,8 @@ class TLSOverTLS(TLSLayer):
         self._stalled = 0
         # Bytes of a write that have become records, not yet all of them taken.
         self._sealed = 0
-        # What *below* said when it was offered records in a read.
+        # Whether *below* has refused a record, and what it said if that was in a read.
+        self._cut = False
         self._loss: OSError | None = None
         self._object = ctx.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         super().__init__(self._object, self._unseal, self._seal)
@@ -366,14 +371,23 @@ class TLSOverTLS(TLSLayer):
         self._incoming.write(data)
 
     def _flush(self) -> None:
-        while self._unsent or self._outgoing.pending:
-            if not self._unsent:
-                self._unsent = self._outgoing.read(RECORD_SIZE)
-            self._unsent = self._unsent[self._below.put(self._unsent) :]
+        try:
+            while self._unsent or self._outgoing.pending:
+                if not self._unsent:
+                    self._unsent = self._outgoing.read(RECORD_SIZE)
+                self._unsent = self._unsent[self._below.put(self._unsent) :]
+        except WANTS:
+            raise
+        except BaseException:
+            # Nobody knows how much of it has gone, and twice would be worse than never.
+            self._cut = True
+            raise
 
     def _flush_in_passing(self) -> None:
-        """Hand down what goes; an error is for the call that comes to the end to report."""
+        """Hand down what goes; a loss is for the call that comes to the end to report."""
         self._stalled = 0
+        if self._cut:
+            return
         try:
             self._flush()
         except WANTS as want:
@@ -381,7 +395,17 @@ class TLSOverTLS(TLSLayer):
         except OSError as exc:
             if not self._is_ours(exc):
                 raise
-            self._loss = self._loss or bare(exc)
+            self._loss = bare(exc) if is_loss(exc) else None
+
+
+def is_loss(exc: object) -> bool:
+    """Whether *exc* is the kernel's word that the connection is gone.
+
+    EPIPE is not: Linux says that to a write where the peer's own end had come in order.
+    """
+    if not isinstance(exc, OSError) or isinstance(exc, ssl.SSLError):
+        return False
+    return exc.errno != errno.EPIPE and exc.errno not in NO_MEMORY
 
 
 def truncation(text: str = _TRUNCATED) -> ssl.SSLEOFError:
