@@ -5,6 +5,7 @@ Nothing is left over, no byte is left out, and what a signal handler raises come
 
 from __future__ import annotations
 
+import errno
 import gc
 import linecache
 import queue
@@ -99,6 +100,8 @@ def survivable(frame: FrameType, event: str) -> bool:
 
 INTERRUPTS: dict[str, Callable[[], BaseException]] = {
     "Ctrl-C": KeyboardInterrupt,
+    "a handler's reset": lambda: ConnectionResetError(errno.ECONNRESET, "of the handler's"),
+    "a handler's timeout": lambda: TimeoutError("of the handler's"),
 }
 each_interrupt = pytest.mark.parametrize("interrupt", INTERRUPTS.values(), ids=INTERRUPTS)
 

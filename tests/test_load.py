@@ -7,6 +7,7 @@ without the GIL. ``HTTPX_NET_LOAD_SECONDS=60 pytest -m load`` hammers for longer
 from __future__ import annotations
 
 import collections
+import errno
 import gc
 import os
 import random
@@ -332,7 +333,38 @@ def test_whoever_looks_up_gets_the_answer_for_their_own_name_or_none(
     at_once(*[look_up] * 32)
 
 
-@pytest.mark.parametrize("layers", [1], ids=["TLS"])
+@pytest.mark.parametrize("duration", [None, LONG], ids=["no deadline", "deadline"])
+@pytest.mark.parametrize(
+    "use", [lambda s: s.read(), lambda s: s.write(bytes(3_000_000))], ids=["read", "write"]
+)
+def test_a_closed_descriptor_is_used_again_at_once_and_nobody_mistakes_it(
+    use: Callable[[NetworkStream], object], duration: float | None
+) -> None:
+    def in_time() -> None:
+        with httpx_net.timeout(duration):
+            use(stream)
+
+    for _ in rounds():
+        ours, theirs = socket.socketpair()
+        stream = NetworkStream(ours)
+        using = start_thread(in_time)
+        spin(300)
+        stream.close()
+        pairs = [socket.socketpair() for _ in range(3)]
+        for _, another in pairs:
+            another.send(b"for somebody else")
+        error = using.exception(HANG)
+        assert isinstance(error, OSError)
+        assert error.errno == errno.EBADF, error
+        for one, another in pairs:
+            assert one.recv(100) == b"for somebody else"
+            another.close()
+            assert one.recv(1) == b""
+            one.close()
+        theirs.close()
+
+
+@pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
 def test_one_thread_reads_what_another_writes_on_tls(peers: Peers, layers: int) -> None:
     sent, received, all_sent = [0, 0], [0, 0], threading.Event()
 
