@@ -50,7 +50,10 @@ def installed(name: str, version: str) -> Any:
 
 
 class Client:
-    """One client; *proxy* is the URL of its proxy, and a *timeout* among the options is its own."""
+    """One client; *proxy* is the URL of its proxy, and a *timeout* among the options is its own.
+
+    Each kind has a ``start``, and a ``request`` that returns an iterator of pieces.
+    """
 
     proxies: tuple[str, ...] = ("http", "https")  # the schemes of proxies that it knows
     keeps_connections = True
@@ -64,14 +67,8 @@ class Client:
         self.close: Callable[[], object] = lambda: None
         self.start()
 
-    def start(self) -> None:
-        raise NotImplementedError
-
-    def request(self, method: str, url: str, body: bytes | None) -> Iterator[bytes]:
-        """The body of the answer, in pieces of that size or as they arrive."""
-        raise NotImplementedError
-
     def stream(self, url: str, body: bytes | None = None) -> Iterator[bytes]:
+        """The body of the answer, in pieces of that size or as they arrive."""
         return self.request("POST" if body else "GET", url, body)
 
     def get(self, url: str, body: bytes | None = None) -> bytes:

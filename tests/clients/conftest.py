@@ -9,21 +9,13 @@ import pytest
 
 from clients import Client
 from internet import Internet
-from peers import Peers
+from test_docs import internet  # noqa: F401
 
 Using = Callable[..., Client]
 
 
-@pytest.fixture(autouse=True)
-def internet(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
-    """www.example.com and its neighbours; see ``internet.py``."""
-    internet = Internet(peers, monkeypatch)
-    yield internet
-    internet.close()
-
-
 @pytest.fixture
-def using(kind: type[Client], internet: Internet) -> Iterator[Using]:
+def using(kind: type[Client], internet: Internet) -> Iterator[Using]:  # noqa: F811
     """``using(...)``: a client of the kind in question, which is closed at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda **options: stack.enter_context(contextlib.closing(kind(**options)))

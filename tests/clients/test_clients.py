@@ -12,6 +12,7 @@ import contextlib
 import socket
 import threading
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,19 +65,13 @@ def knows(kind: type[Client], proxy: str | None) -> bool:
     return proxy is None or proxy.partition(":")[0] in kind.proxies
 
 
-def first_cause(exc: BaseException) -> BaseException:
-    while before := exc.__cause__ or (None if exc.__suppress_context__ else exc.__context__):
-        exc = before
-    return exc
-
-
 def ends_in_time(client: Client, url: str, body: bytes | None = None, within: float = TIGHT) -> str:
-    """Ends when it should, with the error of the client; the text of the first of its causes."""
+    """Ends when it should, with the error of the client; its text, with those of its causes."""
     started = time.monotonic()
     with pytest.raises(client.late) as caught, httpx_net.timeout(within):
         client.get(url, body)
     assert TIGHT <= time.monotonic() - started < TIGHT + 2.0
-    return str(first_cause(caught.value))
+    return "".join(traceback.format_exception(caught.value))
 
 
 @clients()
