@@ -265,8 +265,12 @@ def failure(doing: str, whom: object, exc: OSError, progress: str = "") -> OSErr
     verb = "timed out" if is_expiry(exc) else "failed"
     cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
     text = f"{doing} {printed(whom) or 'an unnamed peer'} {verb}{progress}: {cause}"
-    error = type(exc)(*((text,) if exc.errno is None else (exc.errno, text)))
+    # Not by calling the class: a look-up's may take arguments of its own.
+    error = type(exc).__new__(type(exc))
     vars(error).update(vars(exc))
+    error.args = (text,) if exc.errno is None else (exc.errno, text)
+    if exc.errno is not None:
+        error.errno = exc.errno
     # This is what str() of an SSLError shows.
     error.strerror = text
     return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import socket
 import ssl
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import httpx_net
 from dialing import Listed, info
-from peers import silent
+from peers import HANG, silent
 
 
 class Asked(httpx_net.NetworkBackend):
@@ -309,3 +309,21 @@ def test_a_zone_or_scope_that_means_nothing_is_no_part_of_the_address(serve, soc
     found = info((sockaddr[0], port, *sockaddr[2:]))
     with Listed([found]).connect("www.example.com", 80) as stream:
         assert stream.get_extra_info("server_addr") == (ip, port)
+
+
+def test_an_error_whose_class_takes_arguments_of_its_own_keeps_class_and_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ServerFailed(OSError):
+        def __init__(self, server: str, *, code: int) -> None:
+            super().__init__(code, f"{server} has failed")
+            self.server = server
+
+    def getaddrinfo(*args: object) -> NoReturn:
+        raise ServerFailed("ns1", code=7)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    told = "look-up of 'a.test' failed: ns1 has failed"
+    with pytest.raises(ServerFailed, match=told) as caught, httpx_net.timeout(HANG):
+        httpx_net.NetworkBackend().connect("a.test", 80)
+    assert (caught.value.errno, caught.value.server) == (7, "ns1")
