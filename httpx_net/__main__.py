@@ -19,8 +19,8 @@ usage: python3 -m httpx_net [options] [URL]      (no URL: a server of its own)
 >>> is sent, <<< is received, *** says what happened, and when. CR LF ends a
 line as usual; \\n behind it is a bare LF, and \\ means that no end has come.
 Exit status: 2 usage; as with curl 3 URL, 6 look-up, 7 connect, 18 cut off,
-23 output, 26 --send, 28 time, 35 TLS, 55 send, 56 receive, 58 --cert,
-60 certificate, 77 --cafile.
+23 output, 26 --send, 28 time, 35 TLS, 52 no answer, 55 send, 56 receive,
+58 --cert, 60 certificate, 77 --cafile.
 """
 
 # It is also the longest example of how to use the package, by its public names alone: a look-up
@@ -151,9 +151,9 @@ class Target(NamedTuple):
         parts = re.fullmatch(r"(\[.*\]|[^:]*)(?::([0-9]*))?", authority)
         if parts is None:
             raise ValueError(f"{authority!r} is no host and port")
-        host, tls = parts[1].lower(), scheme.lower() == "https"
-        if host[:1] == "[":
-            host = re.sub("%25(?=.)", "%", host, count=1)  # RFC 6874
+        # In a URL, the zone of an address follows "%25" (RFC 6874).
+        host = re.sub("%25(?=.+]$)", "%", parts[1].lower(), count=1)
+        tls = scheme.lower() == "https"
         path, mark, query = rest[len(authority) :].partition("#")[0].partition("?")
         return cls(
             tls=tls,
@@ -225,7 +225,7 @@ class Conversation:
         try:
             stream.start_tls(context, name)
         except ssl.SSLCertVerificationError as exc:
-            self._look_again(name)
+            self._look_again(stream.get_extra_info("server_addr"), name)
             raise _failure(exc, 60) from None
         except OSError as exc:
             raise _failure(exc, 35) from None
@@ -236,7 +236,7 @@ class Conversation:
         text = f"{tls.version()}, {tls.cipher()[0]}, ALPN {alpn}: {stream!r}"
         self.transcript.note(text, *facts(tls))
 
-    def _look_again(self, name: str) -> None:
+    def _look_again(self, address: Any, name: str) -> None:
         """Say what a certificate says that was refused.
 
         A failed handshake keeps it to itself, and ``ssl`` decodes none that it has not verified. So
@@ -248,7 +248,6 @@ class Conversation:
         shown: list[str] = []
         with contextlib.suppress(OSError):
             for _ in range(2):
-                address = self._stream.get_extra_info("server_addr")
                 with NetworkBackend().connect(*address) as stream:
                     stream.start_tls(context, name)
                     tls = stream.get_extra_info("ssl_object")
@@ -291,14 +290,16 @@ class Conversation:
         elif error:
             lost = self.stopped if isinstance(self.stopped, ConnectionError) else None
             raise _failure(lost or error, 55 if lost else 56, self._so_far())
-        self.transcript.note(f"the end, after {self._stream.received} bytes")
+        received = self._stream.received
+        self.transcript.note(f"the end, after {received} bytes")
         # Of standard input nobody knows whether there is more to come.
         more = self.options.send not in (None, "-") and not self.all_sent
         if self.stopped or more or self._stream.handed > self._stream.sent:
             early = OSError("the server ended the stream before all was sent")
             raise _failure(self.stopped or early, 55, self._so_far())
-        if self.options.send is None and (missing or 0) > 0:
-            raise Failure(18, f"the stream ended {missing} bytes short of Content-Length")
+        if self.options.send is None and (not received or (missing or 0) > 0):
+            short = f"{missing} bytes short of Content-Length" if received else "without an answer"
+            raise Failure(18 if received else 52, f"the stream ended {short}")
 
     def _so_far(self) -> str:
         stream = self._stream

@@ -306,12 +306,10 @@ def test_a_file_gets_all_that_is_received_and_the_head_is_shown(
         (["http://user:secret@example.com/"], 3, ": user and password in it are not supported"),
         (["--server-name", "a..b", "https://127.0.0.1:1/"], 7, "refused"),
         (["-t", "0", "http://127.0.0.1:1/"], 28, "timeout(0.0) expired"),
-        (["-o", "no/such/file"], 23, "can't write no/such/file: "),
         (["-s", "no/such/file"], 26, "can't read no/such/file: "),
         (["--cafile", "no/such/file", "https://localhost:1/"], 77, "--cafile no/such/file: "),
         (["--cert", "no/such/file", "https://localhost:1/"], 58, "--cert no/such/file: "),
         (["--timeout=-1"], 2, "argument -t/--timeout: invalid seconds value: '-1'"),
-        (["--resolve", "www.example.com:80"], 2, "invalid host_port_address value"),
         (["--demo", "drip", "http://127.0.0.1/"], 2, "--demo is what the own server does"),
     ],
 )
@@ -325,6 +323,10 @@ def test_the_status_and_one_line_say_what_went_wrong(
 
 def test_a_refused_connection(peers: Any, run: Run) -> None:
     assert run(url(peers.closed_port())).status == 7
+
+
+def test_a_server_that_ends_the_stream_at_once(serve: Any, run: Run) -> None:
+    assert run(url(serve(request_from))).status == 52
 
 
 def test_a_server_without_tls(serve: Any, run: Run) -> None:
