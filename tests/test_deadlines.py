@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import math
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,13 +226,6 @@ def test_an_inner_block_can_only_bring_the_deadline_nearer(clock: Clock) -> None
                 remaining()
 
 
-def test_the_nearest_is_a_point_in_time_not_the_shortest_duration(clock: Clock) -> None:
-    with timeout(10.0):
-        clock.advance(8.0)
-        with timeout(3.0):
-            assert remaining() == 2.0
-
-
 def test_asking_costs_the_same_at_any_depth_and_in_any_order_of_leaving() -> None:
     def asked_at(depth: int) -> int:
         outer = [suspended(HANG + number) for number in range(depth)]
@@ -286,15 +278,6 @@ def test_cancelling_lifts_one_deadline_and_no_other(clock: Clock) -> None:
             remaining()
 
 
-def test_a_deadline_that_has_passed_can_be_cancelled(clock: Clock) -> None:
-    with timeout(3.0) as t:
-        clock.advance(5.0)
-        assert has_passed()
-        t.cancel()
-        assert remaining() is None
-        assert not t.expired()
-
-
 def test_cancelled_before_its_block_a_timeout_sets_no_deadline(clock: Clock) -> None:
     t = timeout(0.0)
     t.cancel()
@@ -312,12 +295,6 @@ def test_cancelled_after_its_block_a_timeout_has_not_expired(clock: Clock) -> No
         t.cancel()
         assert not t.expired()
         assert remaining() == 5.0
-
-
-def test_a_deadline_can_be_cancelled_from_another_thread(clock: Clock) -> None:
-    with timeout(10.0), timeout(3.0) as t:
-        elsewhere(t.cancel)
-        assert remaining() == 10.0
 
 
 def test_a_deadline_that_is_cancelled_in_the_middle_hides_none_behind_it(clock: Clock) -> None:
@@ -364,19 +341,6 @@ def test_a_suspended_generator_leaves_its_deadline_over_its_caller(clock: Clock)
     assert remaining() is None
 
 
-def test_a_block_takes_out_itself_and_nothing_else(clock: Clock) -> None:
-    outer, middle, inner = suspended(5.0), suspended(1.0), suspended(8.0)
-    for generator in (outer, middle, inner):
-        next(generator)
-    assert remaining() == 1.0
-    middle.close()
-    assert remaining() == 5.0
-    outer.close()
-    assert remaining() == 8.0
-    inner.close()
-    assert remaining() is None
-
-
 def test_a_generator_may_be_closed_by_another_thread(clock: Clock) -> None:
     generator = suspended(3.0)
     next(generator)
@@ -387,27 +351,6 @@ def test_a_generator_may_be_closed_by_another_thread(clock: Clock) -> None:
         elsewhere(next, theirs)
         theirs.close()
         assert remaining() == 10.0
-
-
-# ---- Threads
-
-
-def test_each_thread_has_its_own_deadlines(clock: Clock) -> None:
-    entered, over = threading.Barrier(2, timeout=HANG), threading.Barrier(2, timeout=HANG)
-
-    def another() -> tuple[float | None, float | None]:
-        before = remaining()
-        with timeout(3.0):
-            entered.wait()
-            over.wait()
-            return before, remaining()
-
-    with ThreadPoolExecutor(1) as pool, timeout(10.0):
-        theirs = pool.submit(another)
-        entered.wait()
-        assert remaining() == 10.0
-        over.wait()
-        assert theirs.result() == (None, 3.0)
 
 
 # ---- What comes in between: each scene is played once for every line it can happen at
