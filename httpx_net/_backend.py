@@ -146,14 +146,8 @@ class NetworkBackend(NetworkBackendInterface):
                 as ConnectionRefusedError where they agree.
             ValueError, TypeError: *host* or *port* is unusable. Nothing was sent.
         """
-        name, port = peer = lookup_name(host), check_port(port)
-        try:
-            remaining()
-        except TimeoutError as exc:
-            if is_expiry(exc):
-                raise failure("connect to", peer, exc) from None
-            raise
-        addresses = self._usable(self.getaddrinfo(name, port), peer)
+        peer = lookup_name(host), check_port(port)
+        addresses = self._literal(*peer) or self._looked_up(*peer)
         won = _race.connect(peer, addresses, self._configure, self._delay)
         try:
             ends = endpoint(won.server), endpoint(won.client)
@@ -181,15 +175,30 @@ class NetworkBackend(NetworkBackendInterface):
         family = socket.AF_UNSPEC if self._local is None else self._local.family
         return _resolve.getaddrinfo(lookup_name(host), check_port(port), family)
 
-    def _usable(self, infos: Iterable[Any], peer: tuple[str, int]) -> list[Address]:
-        """The addresses among *infos* that TCP can connect to by themselves, each once."""
-        local = self._local
+    def _literal(self, *peer: Any) -> list[Address]:
+        """The address that the host is, unless somebody's hook is to be asked even then."""
+        own = getattr(self.getaddrinfo, "__func__", None) is _getaddrinfo
+        address = _names.numeric_address(*peer) if own else None
+        return [address] if address and self._fits(address) else []
+
+    def _fits(self, address: Address) -> bool:
+        return self._local is None or self._local.family == address.family
+
+    def _looked_up(self, *peer: Any) -> list[Address]:
+        """The addresses that the hook finds and TCP can connect to by themselves, each once."""
+        try:
+            remaining()
+        except TimeoutError as exc:
+            if is_expiry(exc):
+                raise failure("connect to", peer, exc) from None
+            raise
+        infos: Iterable[Any] = self.getaddrinfo(*peer)
         usable: dict[Address, None] = {}
         try:
             infos = list(infos)
             for info in infos:
                 address = _names.remote_address(info)
-                if address and (local is None or local.family == address.family):
+                if address and self._fits(address):
                     usable[address] = None
         except (TypeError, ValueError) as exc:
             if not is_networks(exc):
@@ -199,7 +208,7 @@ class NetworkBackend(NetworkBackendInterface):
                 f"not {infos!r}: {exc}"
             ) from None
         if not usable:
-            source = "" if local is None else f" (from {local})"
+            source = f" (from {self._local})" if self._local else ""
             reason = OSError(f"no usable address among {len(infos)} found{source}")
             raise failure("connect to", peer, reason)
         return list(usable)
@@ -221,3 +230,6 @@ class NetworkBackend(NetworkBackendInterface):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} [threaded]>"
+
+
+_getaddrinfo = NetworkBackend.getaddrinfo

@@ -175,6 +175,13 @@ def remote_address(info: Any) -> Address | None:
     return None
 
 
+# Programs connect to the same few addresses, too, and each of these takes no look-up.
+@functools.lru_cache
+def numeric_address(name: str, port: int) -> Address | None:
+    """The address that *name* is, written out and without a zone; None for everything else."""
+    return _ipv6(0, name, port) if ":" in name and "%" not in name else _ipv4(0, name, port)
+
+
 def local_address(given: object) -> Address:
     """*given*, a numeric address or a pair of one and a port, as an address to bind to.
 

@@ -27,7 +27,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic as _clock
-from typing import Any
+from typing import Any, TypeAlias
 
 from ._deadlines import remaining
 from ._names import Address, failure, is_expiry, is_networks, os_error, printed
@@ -37,6 +37,8 @@ from ._wait import WRITE, wait
 # answer) and a process some thousand descriptors. At the recommended pace this is 16 seconds of
 # silence.
 MOST_AT_ONCE = 64
+
+_Configure: TypeAlias = Callable[[socket.socket], None]
 
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
@@ -96,7 +98,7 @@ class Schedule:
 def connect(
     peer: tuple[str, int],
     addresses: list[Address],
-    configure: Callable[[socket.socket], None],
+    configure: _Configure,
     delay: float | None,
 ) -> Attempt:
     """Connect to one of *addresses* within the nearest deadline; return the attempt that has won.
@@ -112,7 +114,10 @@ def connect(
     order = interleaved(addresses) if len(addresses) > 1 else addresses
     attempts = [Attempt(address) for address in order]
     try:
-        winner = _race(attempts, configure, math.inf if delay is None else delay)
+        if delay is None or len(attempts) == 1:
+            winner = _one_by_one(attempts, configure)
+        else:
+            winner = _staggered(Schedule(attempts, delay), configure)
         if winner is None:
             raise failure("connect to", peer, _combined(attempts, _told(attempts, peer)))
         for loser in attempts:
@@ -128,25 +133,40 @@ def connect(
         raise
 
 
-def _race(
-    attempts: list[Attempt], configure: Callable[[socket.socket], None], delay: float
-) -> Attempt | None:
-    """The first of *attempts* to connect, None if all have failed."""
-    schedule = Schedule(attempts, delay)
+def _one_by_one(attempts: list[Attempt], configure: _Configure) -> Attempt | None:
+    """The first of *attempts* to connect, None if all have failed.
+
+    The loop below could do this as well, at 2 to 3 us more for the many connects to one address.
+    """
+    for attempt in attempts:
+        blocking = remaining() is None
+        try:
+            # With neither a deadline nor another attempt to wait for, the kernel may wait: that is
+            # one call in place of four.
+            if not attempt.begin(configure, blocking=blocking):
+                wait((attempt.sock.fileno(),), WRITE)
+                attempt.check()
+            attempt.win(blocking=blocking)
+            return attempt
+        except OSError as exc:
+            if not attempt.is_lost(exc):
+                raise
+    return None
+
+
+def _staggered(schedule: Schedule, configure: _Configure) -> Attempt | None:
+    """The first attempt of *schedule* to connect, None if all have failed."""
     in_flight: dict[int, Attempt] = {}
-    # With neither a deadline nor another attempt to wait for, the kernel may wait.
-    alone = len(attempts) == 1 or delay == math.inf
-    blocking = False
     now = -math.inf
     while not schedule.is_over():
+        left = remaining()
         now = max(now, _clock())
         seconds = schedule.wait(now)
         attempt: Attempt | None = None
         try:
             if seconds == 0.0:
-                blocking = remaining() is None
                 attempt = schedule.start(now)
-                if not attempt.begin(configure, blocking=blocking and alone):
+                if not attempt.begin(configure, blocking=False):
                     in_flight[attempt.sock.fileno()] = attempt
                     continue
             elif ready := wait(in_flight, WRITE, seconds):
@@ -156,7 +176,7 @@ def _race(
                 # The next start is due, even where a test has stopped the clock.
                 now += seconds
                 continue
-            attempt.win(blocking=blocking)
+            attempt.win(blocking=left is None)
             return attempt
         except OSError as exc:
             if attempt is None or not attempt.is_lost(exc):
@@ -178,7 +198,7 @@ class Attempt:
         # Both ends as the kernel has them, once they are connected.
         self.server = self.client = address.sockaddr
 
-    def begin(self, configure: Callable[[socket.socket], None], *, blocking: bool) -> bool:
+    def begin(self, configure: _Configure, *, blocking: bool) -> bool:
         """Begin to connect; return whether that is done."""
         family, proto, sockaddr = self.address
         sock = self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
@@ -217,10 +237,10 @@ class Attempt:
             raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
 
     def is_lost(self, exc: OSError) -> bool:
-        """Whether *exc* has ended it, and does not come from a signal handler."""
+        """Whether *exc* has ended it, and comes neither from a deadline nor from a handler."""
         # Where a library has replaced the sockets, their errors come from its code.
         library = type(self.sock).__module__.partition(".")[0]
-        if not is_networks(exc, library):
+        if is_expiry(exc) or not is_networks(exc, library):
             return False
         # Without its traceback, whose frames would keep sockets alive.
         self.failure = exc.with_traceback(None)

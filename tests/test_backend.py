@@ -369,6 +369,16 @@ def test_the_hook_runs_in_the_callers_thread_and_gets_the_name_as_looked_up() ->
     assert asked == [(name, 80, threading.current_thread()) for name in names]
 
 
+@pytest.mark.parametrize("place", [httpx_net.NetworkBackend, httpx_net.NetworkBackend()], ids=repr)
+def test_whoever_replaces_the_hook_sees_numeric_addresses_too(monkeypatch, place: Any) -> None:
+    asked = []
+    monkeypatch.setattr(place, "getaddrinfo", lambda *args: asked.append(args[-2:]) or [])
+    backend = place() if isinstance(place, type) else place
+    with pytest.raises(OSError, match="no usable address among 0 found"):
+        backend.connect("127.0.0.1", 80)
+    assert asked == [("127.0.0.1", 80)]
+
+
 @pytest.mark.parametrize("error", [LookupError, TypeError, ValueError, TimeoutError])
 def test_what_the_hook_raises_reaches_the_caller(error: type[Exception]) -> None:
     class Broken(httpx_net.NetworkBackend):
