@@ -39,7 +39,9 @@ def chart(rows: list[dict[str, Any]]) -> str:
         shapes.append(text(20, y - 8, row["what"], "strong"))
         for name in ["httpx_net", *late[row["what"]]]:
             value = row["values"][name]
-            label = f"{value['value']:.1f} s" + ", no error" * (value["outcome"] == "success")
+            label = f"{value['value']:.2g} s" if value["value"] < 1 else f"{value['value']:.1f} s"
+            if value["outcome"] == "success":
+                label += ", answered" if value["value"] < limit else ", no error"
             length = value["value"] * scale
             kind = "here" if name == "httpx_net" else "usual"
             shapes.append(text(LEFT - 10, y + 13, name, "faint", "end"))
@@ -49,9 +51,12 @@ def chart(rows: list[dict[str, Any]]) -> str:
             shapes.append(text(LEFT + length + 8, y + 13, label))
             y += STEP
         others = [name for name in row["values"] if name not in ("httpx_net", *late[row["what"]])]
-        if others:
-            shapes.append(text(LEFT, y + 13, f"in time: {', '.join(others)}", "faint"))
-            y += STEP
+        answered = [name for name in others if row["values"][name]["outcome"] == "success"]
+        failed = [name for name in others if name not in answered]
+        for how, those in (("answered in time", answered), ("in time", failed)):
+            if those:
+                shapes.append(text(LEFT, y + 13, f"{how}: {', '.join(those)}", "faint"))
+                y += STEP
         y += ROOM - STEP
     at, bottom = LEFT + limit * scale, y - ROOM + STEP
     shapes.insert(0, f'<path class="limit" d="M{at:.1f} {TOP - 26}V{bottom}"/>')
@@ -70,7 +75,7 @@ def chart(rows: list[dict[str, Any]]) -> str:
 
 
 def is_late(row: dict[str, Any], name: str) -> bool:
-    return name != "httpx_net" and row["values"][name]["value"] > row["limit"] * 1.05
+    return name != "httpx_net" and row["values"][name]["value"] > row["limit"] * 1.5
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:

@@ -5,19 +5,22 @@ the deadline for the whole loop in seconds, or None. What a peer offers instead 
 timeout for each call, is what it is given. For ``reads``, ``writes`` and ``exchanges`` the caller
 enters ``block``, which is a deadline where they are set by blocks, and outside of what is measured.
 
-The first few can wrap a connected socket, and so take part in all measurements. http.client and
-urllib3 are whole HTTP clients: they take part where a request is sent.
+The first few can wrap a connected socket, and so take part in all measurements. The others are
+whole HTTP clients. http.client and urllib3 show how they connect as well; gevent, which replaces
+modules of the standard library, and libraries in C or Rust only take part where a request is sent.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.client
 import importlib.metadata
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -38,8 +41,29 @@ try:
     from httpx._network import NetworkStream as HttpxStream
 except ImportError:  # not installed, or a release before 1.0, which is httpcore underneath
     httpx = None
+try:
+    import curl_cffi
+except ImportError:
+    curl_cffi = None
+try:
+    import pycurl
+except ImportError:
+    pycurl = None
+try:
+    import wreq
+    import wreq.blocking
+except ImportError:
+    wreq = None
+try:
+    import gevent
+except ImportError:
+    gevent = None
 
+CA = Path(__file__).parent.parent / "certs" / "ca.pem"
 READ_SIZE = 65_536
+PIECE = 16  # bytes to ask for where a caller reads the body in pieces
+
+Address = tuple[str, int]
 
 
 class Socket:
@@ -120,25 +144,33 @@ class Socket:
         sock.sendall(body)
         sock.recv(READ_SIZE)
 
-    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+    def connect_and_close(self, address: Address, limit: float | None) -> None:
         socket.create_connection(address, timeout=limit).close()
 
     def get(
-        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
     ) -> None:
-        """A GET whose answer is read to its end, all of it within *limit*, as far as that goes."""
+        """A GET whose answer is read to its end, all of it within *limit*, as far as that goes.
+
+        *stream*: the caller reads the body in pieces, as it comes. Whoever has a stream does so
+        in any case.
+        """
         deadline = monotonic() + limit
         with self._open(address, tls, deadline) as sock:
             sock.sendall(request("GET", target))
             while True:
                 self._limit(sock, deadline)
-                data = sock.recv(READ_SIZE)
-                if not data or data.endswith(b"." * 20):
+                if not sock.recv(READ_SIZE):
                     return
 
     def put(
         self,
-        address: tuple[str, int],
+        address: Address,
         target: str,
         pieces: list[bytes],
         tls: ssl.SSLContext | None,
@@ -155,7 +187,7 @@ class Socket:
 
     @contextlib.contextmanager
     def _open(
-        self, address: tuple[str, int], tls: ssl.SSLContext | None, deadline: float
+        self, address: Address, tls: ssl.SSLContext | None, deadline: float
     ) -> Iterator[socket.socket]:
         with socket.create_connection(address, timeout=deadline - monotonic()) as sock:
             self._limit(sock, deadline)
@@ -180,7 +212,7 @@ class _Blocks:
     timeout: Callable[[Any], AbstractContextManager[Any]]
     wrap: Callable[[socket.socket], Any]
 
-    def open(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> Any:
+    def open(self, address: Address, tls: ssl.SSLContext | None) -> Any:
         raise NotImplementedError
 
     def block(self, limit: float | None, nested: int = 1) -> AbstractContextManager[Any]:
@@ -219,7 +251,7 @@ class _Blocks:
             stream.write(body)
             stream.read(READ_SIZE)
 
-    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+    def connect_and_close(self, address: Address, limit: float | None) -> None:
         if limit is None:
             self.open(address, None).close()
         else:
@@ -227,16 +259,21 @@ class _Blocks:
                 self.open(address, None).close()
 
     def get(
-        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
     ) -> None:
         with self.timeout(limit), self.open(address, tls) as stream:
             stream.write(request("GET", target))
-            while (data := stream.read()) and not data.endswith(b"." * 20):
+            while stream.read():
                 pass
 
     def put(
         self,
-        address: tuple[str, int],
+        address: Address,
         target: str,
         pieces: list[bytes],
         tls: ssl.SSLContext | None,
@@ -253,10 +290,10 @@ class HttpxNet(_Blocks):
     timeout = staticmethod(httpx_net.timeout)
     wrap = staticmethod(httpx_net.NetworkStream)
 
-    def __init__(self) -> None:
-        self._net = httpx_net.NetworkBackend()
+    def __init__(self, **options: Any) -> None:
+        self._net = httpx_net.NetworkBackend(**options)
 
-    def open(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> Any:
+    def open(self, address: Address, tls: ssl.SSLContext | None) -> Any:
         stream = self._net.connect(*address)
         if tls is not None:
             stream.start_tls(tls, hostname=address[0])
@@ -275,7 +312,7 @@ class Httpx(_Blocks):
     def wrap(self, sock: socket.socket) -> Any:
         return HttpxStream(sock, sock.getpeername())
 
-    def open(self, address: tuple[str, int], tls: ssl.SSLContext | None) -> Any:
+    def open(self, address: Address, tls: ssl.SSLContext | None) -> Any:
         if tls is None:
             return self._net.connect(*address)
         return HttpxBackend(tls).connect_tls(*address)
@@ -321,17 +358,22 @@ class Httpcore:
         stream.write(body, timeout=limit)
         stream.read(READ_SIZE, timeout=limit)
 
-    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+    def connect_and_close(self, address: Address, limit: float | None) -> None:
         self._net.connect_tcp(*address, timeout=limit).close()
 
     def get(
-        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
     ) -> None:
         self._request("GET", address, target, tls, limit)
 
     def put(
         self,
-        address: tuple[str, int],
+        address: Address,
         target: str,
         pieces: list[bytes],
         tls: ssl.SSLContext | None,
@@ -342,7 +384,7 @@ class Httpcore:
     def _request(
         self,
         method: str,
-        address: tuple[str, int],
+        address: Address,
         target: str,
         tls: ssl.SSLContext | None,
         limit: float,
@@ -364,21 +406,28 @@ class HttpClient:
 
     name = "http.client"
 
-    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+    def connect_and_close(self, address: Address, limit: float | None) -> None:
         conn = http.client.HTTPConnection(*address, timeout=limit)
         conn.connect()
         conn.close()
 
     def get(
-        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
     ) -> None:
         with contextlib.closing(self._connection(address, tls, limit)) as conn:
             conn.request("GET", target)
-            conn.getresponse().read()
+            response = conn.getresponse()
+            while response.read(PIECE if stream else None):
+                pass
 
     def put(
         self,
-        address: tuple[str, int],
+        address: Address,
         target: str,
         pieces: list[bytes],
         tls: ssl.SSLContext | None,
@@ -390,7 +439,7 @@ class HttpClient:
             conn.getresponse().read()
 
     def _connection(
-        self, address: tuple[str, int], tls: ssl.SSLContext | None, limit: float
+        self, address: Address, tls: ssl.SSLContext | None, limit: float
     ) -> http.client.HTTPConnection:
         if tls is None:
             return http.client.HTTPConnection(*address, timeout=limit)
@@ -402,20 +451,28 @@ class Urllib3:
 
     name = "urllib3"
 
-    def connect_and_close(self, address: tuple[str, int], limit: float | None) -> None:
+    def connect_and_close(self, address: Address, limit: float | None) -> None:
         conn = urllib3.connection.HTTPConnection(*address, timeout=limit)
         conn.connect()
         conn.close()
 
     def get(
-        self, address: tuple[str, int], target: str, tls: ssl.SSLContext | None, limit: float
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
     ) -> None:
         with self._pool(tls, limit) as pool:
-            pool.request("GET", url(address, target, tls))
+            response = pool.request("GET", url(address, target, tls), preload_content=not stream)
+            if stream:
+                for _ in response.stream(PIECE):
+                    pass
 
     def put(
         self,
-        address: tuple[str, int],
+        address: Address,
         target: str,
         pieces: list[bytes],
         tls: ssl.SSLContext | None,
@@ -431,6 +488,131 @@ class Urllib3:
         )
 
 
+class CurlCffi:
+    """libcurl by way of cffi: its timeout is a total."""
+
+    name = "curl_cffi"
+
+    def get(
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
+    ) -> None:
+        with curl_cffi.Session(timeout=limit, verify=str(CA)) as session:
+            response = session.get(url(address, target, tls), stream=stream)
+            if stream:
+                for _ in response.iter_content():
+                    pass
+            response.close()
+
+    def put(
+        self,
+        address: Address,
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        """In one piece: there is no other way."""
+        with curl_cffi.Session(timeout=limit, verify=str(CA)) as session:
+            session.put(url(address, target, tls), data=b"".join(pieces))
+
+
+class Pycurl:
+    """libcurl as it is: what comes goes to a function, and what is to be sent comes from one."""
+
+    name = "pycurl"
+
+    def get(
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
+    ) -> None:
+        with contextlib.closing(self._curl(url(address, target, tls), limit)) as curl:
+            curl.perform()
+
+    def put(
+        self,
+        address: Address,
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        with contextlib.closing(self._curl(url(address, target, tls), limit)) as curl:
+            left = iter(pieces)
+            curl.setopt(pycurl.UPLOAD, True)
+            curl.setopt(pycurl.INFILESIZE, sum(map(len, pieces)))
+            curl.setopt(pycurl.UPLOAD_BUFFERSIZE, len(pieces[0]))
+            curl.setopt(pycurl.READFUNCTION, lambda size: next(left, b""))
+            curl.perform()
+
+    def _curl(self, url: str, limit: float) -> Any:
+        curl = pycurl.Curl()
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.TIMEOUT_MS, int(limit * 1000))
+        curl.setopt(pycurl.CAINFO, str(CA))
+        curl.setopt(pycurl.WRITEFUNCTION, lambda data: None)
+        return curl
+
+
+class Wreq:
+    """A client in Rust: its timeout is a total."""
+
+    name = "wreq"
+
+    def get(
+        self,
+        address: Address,
+        target: str,
+        tls: ssl.SSLContext | None,
+        limit: float,
+        stream: bool = False,
+    ) -> None:
+        response = self._client(limit).get(url(address, target, tls))
+        if stream:
+            with response.stream() as pieces:
+                for _ in pieces:
+                    pass
+        else:
+            response.bytes()
+
+    def put(
+        self,
+        address: Address,
+        target: str,
+        pieces: list[bytes],
+        tls: ssl.SSLContext | None,
+        limit: float,
+    ) -> None:
+        length = {"Content-Length": str(sum(map(len, pieces)))}
+        body = (piece for piece in pieces)
+        self._client(limit).put(url(address, target, tls), body=body, headers=length).bytes()
+
+    def _client(self, limit: float) -> Any:
+        return wreq.blocking.Client(timeout=datetime.timedelta(seconds=limit), tls_verify=CA)
+
+
+class Gevent(HttpClient):
+    """http.client over gevent's sockets, in a block of gevent's. Needs ``monkey.patch_all()``."""
+
+    name = "gevent"
+
+    def get(self, *args: Any, **options: Any) -> None:
+        with gevent.Timeout(args[3]):
+            super().get(*args, **options)
+
+    def put(self, *args: Any) -> None:
+        with gevent.Timeout(args[4]):
+            super().put(*args)
+
+
 def request(method: str, target: str, length: int = 0) -> bytes:
     """The head of a request, for those who don't write it themselves."""
     return (
@@ -438,7 +620,7 @@ def request(method: str, target: str, length: int = 0) -> bytes:
     )
 
 
-def url(address: tuple[str, int], target: str, tls: ssl.SSLContext | None) -> str:
+def url(address: Address, target: str, tls: ssl.SSLContext | None) -> str:
     return f"{'http' if tls is None else 'https'}://{address[0]}:{address[1]}{target}"
 
 
@@ -452,14 +634,23 @@ def streams() -> list[Any]:
     return found
 
 
+def connecting() -> list[Any]:
+    """Those, and the clients that show how they connect. Nobody asks the kernel to keep alive."""
+    ours = HttpxNet(keepalive=None)
+    found = [ours if each.name == ours.name else each for each in streams()]
+    return [*found, HttpClient(), *([] if urllib3 is None else [Urllib3()])]
+
+
 def everybody() -> list[Any]:
-    return [*streams(), HttpClient(), *([] if urllib3 is None else [Urllib3()])]
+    """Whoever can send a request."""
+    modules = ((curl_cffi, CurlCffi), (pycurl, Pycurl), (wreq, Wreq), (gevent, Gevent))
+    return [*connecting(), *(kind() for module, kind in modules if module is not None)]
 
 
 def versions() -> dict[str, str]:
     """Of those that were installed: what was measured."""
     found = {}
-    for name in ("httpcore", "httpx", "urllib3"):
+    for name in ("httpcore", "httpx", "urllib3", "curl_cffi", "pycurl", "wreq", "gevent"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

@@ -57,26 +57,27 @@ def tables(results: Results) -> str:
     )
     for part in results["parts"].values():
         if part["rows"]:
-            text += f"\n{part['title']}\n{'-' * len(part['title'])}\n\n{table(part['rows'])}"
+            text += f"\n**{part['title']}**\n\n{table(part['rows'])}"
     return text
 
 
 def table(rows: list[Row]) -> str:
+    """A table of one line a row."""
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     baseline = rows[0]["baseline"]
     if baseline in names:
         names.remove(baseline)
         names.insert(0, baseline)
-    text = ".. list-table::\n   :header-rows: 1\n\n"
-    text += row_of_table(["", *names])
-    for row in rows:
-        text += row_of_table([row["what"], *(cell(row, name) for name in names)])
-    return text
-
-
-def row_of_table(cells: list[str]) -> str:
-    first, *rest = cells
-    return f"   * - {first}\n" + "".join(f"     - {each}".rstrip() + "\n" for each in rest)
+    # A column without a title would need a mark to be one.
+    lines = [["\\", *names]]
+    lines += [[row["what"], *(cell(row, name) for name in names)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    texts = [
+        "  ".join(f"{each:{width}}" for each, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([rule, texts[0], rule, *texts[1:], rule, ""])
 
 
 def cell(row: Row, name: str) -> str:
@@ -87,7 +88,7 @@ def cell(row: Row, name: str) -> str:
     if "calls" in value:
         return value["calls"] or "none"
     if "outcome" in value:
-        return f"{value['value']:.3f} s" + (" (success)" if value["outcome"] == "success" else "")
+        return f"{value['value']:.2f}" + ("*" if value["outcome"] == "success" else "")
     number = value["value"]
     if name == row["baseline"] or value["ratio"] is None:
         return f"{float(f'{number:.3g}'):g} {row['unit']}"

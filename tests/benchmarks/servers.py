@@ -3,7 +3,8 @@
 Each connection has a thread, and speaks as much HTTP as the clients need:
 
 - ``GET /bytes/N``: N bytes.
-- ``GET /drip/SECONDS``: a byte every twentieth of that time, twenty in all.
+- ``GET /drip/SECONDS``: a byte every twentieth of that time, twenty in all, and then the end.
+- ``GET /head/SECONDS``: the same of the head, in as many pieces.
 - ``GET /silent/SECONDS``: nothing for that time.
 - ``PUT /``: takes the body, answers 204.
 - ``PUT /slow/BYTES``: takes so many bytes a second of the body, evenly.
@@ -108,6 +109,13 @@ def _serve(conn: socket.socket) -> None:
             for _ in range(DRIPS):
                 conn.sendall(b".")
                 time.sleep(float(number) / DRIPS)
+            return
+        elif what == "head":
+            head = answer("200 OK", 0)
+            size = -(-len(head) // DRIPS)
+            for start in range(0, len(head), size):
+                conn.sendall(head[start : start + size])
+                time.sleep(float(number) / DRIPS)
         else:
             time.sleep(float(number))
 
@@ -150,11 +158,13 @@ def _echo_to_many(listener: socket.socket) -> None:
                     conn.close()
 
 
-def _listener(receive_buffer: int | None = None) -> socket.socket:
+def _listener(
+    receive_buffer: int | None = None, host: str = "127.0.0.1", port: int = 0
+) -> socket.socket:
     listener = socket.socket()
     if receive_buffer is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    listener.bind(("127.0.0.1", 0))
+    listener.bind((host, port))
     listener.listen(512)
     return listener
 
@@ -170,6 +180,11 @@ def _accept(listener: socket.socket, scene: Callable[[socket.socket], object]) -
 
 
 def main() -> None:
+    if len(sys.argv) == 3:  # one more address, of plain HTTP
+        listener = _listener(None, sys.argv[1], int(sys.argv[2]))
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        _accept(listener, _serve)
     pin(int(sys.argv[1]) if len(sys.argv) > 1 else None)
     context = server_context()
 

@@ -58,16 +58,14 @@ def tls_pair() -> Pair:
     return secured, accepted[0]
 
 
-def small_reads(
-    contender: Any, pair: Pair, limit: float | None, nested: int, count: int = 50
-) -> Batch:
+def small_reads(contender: Any, pair: Pair, limit: float | None, count: int = 50) -> Batch:
     ours, theirs = pair
     conn = contender.wrap(ours)
 
     def batch() -> float:
         for _ in range(count):  # one TLS record each
             theirs.sendall(SMALL)
-        with contender.block(limit, nested):
+        with contender.block(limit):
             start = perf_counter()
             contender.reads(conn, len(SMALL), count, limit)
             return (perf_counter() - start) / count * 1e6
@@ -75,14 +73,12 @@ def small_reads(
     return batch
 
 
-def small_writes(
-    contender: Any, pair: Pair, limit: float | None, nested: int, count: int = 50
-) -> Batch:
+def small_writes(contender: Any, pair: Pair, limit: float | None, count: int = 50) -> Batch:
     ours, theirs = pair
     conn = contender.wrap(ours)
 
     def batch() -> float:
-        with contender.block(limit, nested):
+        with contender.block(limit):
             start = perf_counter()
             contender.writes(conn, SMALL, count, limit)
             seconds = perf_counter() - start
@@ -96,26 +92,23 @@ def small_writes(
 
 def small_operations(extent: Extent) -> Iterator[Row]:
     goals = {
-        ("read", "plain", 0): 1.30,
-        ("write", "plain", 0): 1.30,
-        ("read", "plain", 1): 0.55,
-        ("write", "plain", 1): 0.62,
-        ("read", "TLS", 0): 1.05,
-        ("write", "TLS", 0): 1.15,
-        ("read", "TLS", 1): 0.95,
-        ("write", "TLS", 1): 0.85,
+        ("read", "plain", None): 1.30,
+        ("write", "plain", None): 1.30,
+        ("read", "plain", LIMIT): 0.55,
+        ("write", "plain", LIMIT): 0.62,
+        ("read", "TLS", None): 1.05,
+        ("write", "TLS", None): 1.15,
+        ("read", "TLS", LIMIT): 0.95,
+        ("write", "TLS", LIMIT): 0.85,
     }
     for kind, make in (("plain", tcp_pair), ("TLS", tls_pair)):
-        for nested, under in ((0, "no deadline"), (1, "a deadline"), (5, "five deadlines")):
+        for limit, under in ((None, "no deadline"), (LIMIT, "a deadline")):
             for verb, measured in (("read", small_reads), ("write", small_writes)):
                 yield row(
                     f"{verb} 64 bytes, {kind}, {under}",
-                    {
-                        each.name: measured(each, make(), LIMIT if nested else None, nested)
-                        for each in contenders.streams()
-                    },
+                    {each.name: measured(each, make(), limit) for each in contenders.streams()},
                     rounds=extent.rounds(1000),
-                    goal=goals[verb, kind, min(nested, 1)],
+                    goal=goals[verb, kind, limit],
                 )
 
 
@@ -171,18 +164,8 @@ def connected(server: Server, tls: ssl.SSLContext | None) -> socket.socket:
     return sock if tls is None else tls.wrap_socket(sock, server_hostname="localhost")
 
 
-def ping_pong(extent: Extent, near: Server, far: Server) -> Iterator[Row]:
-    """With both ends on one processor, where nothing that either does is hidden by the other's
-    doing, and on one each, where what is done while the message is under way costs no time.
-    """
-
-    def batches(
-        server: Server, limit: float | None, tls: ssl.SSLContext | None
-    ) -> dict[str, Batch]:
-        return {
-            each.name: exchanging(each, each.wrap(echoing(server, tls)), limit)
-            for each in contenders.streams()
-        }
+def ping_pong(extent: Extent, server: Server) -> Iterator[Row]:
+    """With both ends on one processor, so that nothing one does is hidden by the other's doing."""
 
     def exchanging(contender: Any, conn: Any, limit: float | None, count: int = 10) -> Batch:
         def batch() -> float:
@@ -195,13 +178,15 @@ def ping_pong(extent: Extent, near: Server, far: Server) -> Iterator[Row]:
 
     for kind, tls in (("plain", None), ("TLS", client_context())):
         for limit, under in ((None, "no deadline"), (LIMIT, "a deadline")):
-            for server, where in ((near, "one processor"), (far, "two processors")):
-                yield row(
-                    f"ping-pong of 64 bytes, {kind}, {under}, {where}",
-                    batches(server, limit, tls),
-                    rounds=extent.rounds(1000),
-                    goal=1.03 if tls else 1.0 if limit else 1.06,
-                )
+            yield row(
+                f"ping-pong of 64 bytes, {kind}, {under}",
+                {
+                    each.name: exchanging(each, each.wrap(echoing(server, tls)), limit)
+                    for each in contenders.streams()
+                },
+                rounds=extent.rounds(1000),
+                goal=1.03 if tls or limit else 1.06,
+            )
 
 
 def many_threads(extent: Extent, server: Server) -> Iterator[Row]:
@@ -321,39 +306,49 @@ def uploads(extent: Extent, far: Server) -> Iterator[Row]:
 # ---- Connecting
 
 
+def opening(contender: Any, host: str, limit: float | None, count: int = 5) -> Batch:
+    """Connect and close. The listener is in this process: nobody else has to be scheduled."""
+    family, _, _, _, sockaddr = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    listener = socket.create_server(sockaddr[:2], family=family, backlog=2 * count)
+    address = host, listener.getsockname()[1]
+
+    def batch() -> float:
+        start = perf_counter()
+        for _ in range(count):
+            contender.connect_and_close(address, limit)
+        seconds = perf_counter() - start
+        for _ in range(count):
+            listener.accept()[0].close()
+        return seconds / count * 1e6
+
+    return batch
+
+
 def connecting(extent: Extent) -> Iterator[Row]:
-    """Connect and close. The listener is in this process, so nobody else has to be scheduled."""
-
-    def opening(contender: Any, host: str, limit: float | None, count: int = 5) -> Batch:
-        family, _, _, _, sockaddr = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(sockaddr[:2], family=family, backlog=2 * count)
-        address = host, listener.getsockname()[1]
-
-        def batch() -> float:
-            start = perf_counter()
-            for _ in range(count):
-                contender.connect_and_close(address, limit)
-            seconds = perf_counter() - start
-            for _ in range(count):
-                listener.accept()[0].close()
-            return seconds / count * 1e6
-
-        return batch
-
     goals = {
         ("127.0.0.1", None): 1.25,
-        ("127.0.0.1", LIMIT): 1.45,
-        ("localhost", None): 1.2,
-        ("localhost", LIMIT): 2.0,
+        ("127.0.0.1", LIMIT): 1.35,
+        ("localhost", None): 1.25,
+        ("localhost", LIMIT): 5.5,
     }
     for host in ("127.0.0.1", "localhost"):
         for limit, under in ((None, "no deadline"), (LIMIT, "a deadline")):
             yield row(
                 f"connect to {host} and close, {under}",
-                {each.name: opening(each, host, limit) for each in contenders.everybody()},
+                {each.name: opening(each, host, limit) for each in contenders.connecting()},
                 rounds=extent.rounds(500),
                 goal=goals[host, limit],
             )
+
+
+def keepalive(extent: Extent) -> Iterator[Row]:
+    """What it costs to ask the kernel to keep connections alive, which is on by default."""
+    batches = {
+        f"keepalive={seconds}": opening(contenders.HttpxNet(keepalive=seconds), "127.0.0.1", None)
+        for seconds in (None, 60.0)
+    }
+    what = "connect to 127.0.0.1 and close, no deadline"
+    yield row(what, batches, extent.rounds(500), baseline="keepalive=None")
 
 
 # ---- What it takes to have it at all
@@ -381,10 +376,8 @@ def memory(extent: Extent) -> Iterator[Row]:
 
         return batch
 
-    for what, make in (("a Unix socket", socket.socketpair), ("a TCP socket", tcp_pair)):
-        batches = {each.name: keeping(make, each) for each in contenders.streams()}
-        over = f"an open stream over {what}"
-        yield row(over, batches, extent.rounds(3), unit="B", baseline=None)
+    batches = {each.name: keeping(tcp_pair, each) for each in contenders.streams()}
+    yield row("an open stream", batches, extent.rounds(3), unit="B", baseline=None)
 
 
 def imports(extent: Extent) -> Iterator[Row]:
