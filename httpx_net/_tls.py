@@ -87,7 +87,7 @@ class _MoreToRead(ssl.SSLWantReadError):
 class TLSLayer(abc.ABC):
     """One TLS connection, as a client. One thread may receive while another sends."""
 
-    __slots__ = ("_ahead", "_lock", "_read", "_write", "ssl_object")
+    __slots__ = ("_ahead", "_lock", "_owes", "_read", "_write", "ssl_object")
 
     def __init__(
         self,
@@ -99,6 +99,8 @@ class TLSLayer(abc.ABC):
         self._read = read
         self._write = write
         self._lock = threading.Lock()
+        # Whether a read has left OpenSSL in the middle of something that it has to send.
+        self._owes = False
         # What was received before recv() asked for it, and the b"" or error that ended it.
         self._ahead: deque[bytes | OSError] = deque()
 
@@ -112,6 +114,9 @@ class TLSLayer(abc.ABC):
                 return self._from_ahead(size)
             try:
                 return self._read(size)
+            except ssl.SSLWantWriteError:
+                self._owes = True
+                raise
             except (ssl.SSLError, ValueError) as exc:
                 raise self._meant(exc) from None
 
@@ -119,17 +124,33 @@ class TLSLayer(abc.ABC):
         """Send *data*, a record's worth at most; after a WANT only the same bytes will do."""
         with self._lock:
             try:
+                if self._owes:
+                    self._settle()
                 return self._write(data)
             except (ssl.SSLError, ValueError) as exc:
                 raise self._meant(exc) from None
 
     def take(self, size: int) -> bytes:
         """Receive for a layer inside of this one, whose lock is held."""
-        return self._from_ahead(size) if self._ahead else self._call(self._read, size)
+        try:
+            return self._from_ahead(size) if self._ahead else self._call(self._read, size)
+        except ssl.SSLWantWriteError:
+            self._owes = True
+            raise
 
     def put(self, data: bytes) -> int:
         """Send for a layer inside of this one, whose lock is held."""
+        if self._owes:
+            self._call(self._settle)
         return self._call(self._write, data)
+
+    def _settle(self) -> None:
+        """Let OpenSSL finish what it had to send in a read.
+
+        A write in the middle of that is an error (BAD_LENGTH) that ends the connection.
+        """
+        self._do_handshake()
+        self._owes = False
 
     def handshake(self) -> None:
         """Take the handshake as far as it goes at once; to return means that it is complete."""
