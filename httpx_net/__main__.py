@@ -163,9 +163,10 @@ class Target(NamedTuple):
         )
 
     def request(self, method: str = "GET", fields: str = "") -> bytes:
-        host = re.sub(r"%.*]", "]", self.host)  # a zone is nobody else's business
+        # A zone means nothing to others. Names that this codec confuses, connect() refuses.
+        host = re.sub(r"%.*]", "]", self.host)
         if not host.isascii():
-            host = host.encode("idna").decode()  # connect() refuses those that this would confuse
+            host = host.encode("idna").decode()
         port = "" if self.port == (443 if self.tls else 80) else f":{self.port}"
         return (
             f"{method} {self.path} HTTP/1.1\r\nHost: {host}{port}\r\n"
@@ -185,7 +186,8 @@ class Conversation:
     options: argparse.Namespace
     target: Target
     transcript: Transcript
-    stopped: BaseException | None = None  # what has ended the sending
+    # What has ended the sending, if it was not that all was sent.
+    stopped: BaseException | None = None
     all_sent: bool = False
 
     def hold(self, pieces: Iterable[bytes], context: Any, file: Output | None) -> None:
@@ -199,11 +201,12 @@ class Conversation:
                     self._start_tls(context)
             if self.options.send == "-" and sys.stdin.isatty():
                 self.transcript.note("type what to send, and Ctrl-D when that is all")
-            # A deadline is the business of the thread that entered its block.
+            # A deadline holds in the thread that entered its block, so the other one needs its own.
             sender = threading.Thread(target=self._send, args=(pieces, remaining()), daemon=True)
             sender.start()
+            # In the end, close the stream first: that wakes the sender where it waits.
             stack.callback(sender.join, _PATIENCE)
-            stack.callback(plain.close)  # which wakes it
+            stack.callback(plain.close)
             self._listen(sender)
 
     def _connect(self) -> NetworkStream:
@@ -251,12 +254,12 @@ class Conversation:
                 with NetworkBackend().connect(*address) as stream:
                     stream.start_tls(context, name)
                     tls = stream.get_extra_info("ssl_object")
-                    shown = list(facts(tls))
+                    shown = ["certificate refused; other connections have shown:", *facts(tls)]
                     context.load_verify_locations(cadata=tls.getpeercert(binary_form=True))
                 context.verify_mode = ssl.CERT_REQUIRED
                 # The number is OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which ssl has no name.
                 context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | 0x200000
-        self.transcript.note("certificate refused; other connections have shown:", *shown)
+        self.transcript.note(*shown)
 
     def _send(self, pieces: Iterable[bytes], left: float | None) -> None:
         """Send, in a thread, while the main thread listens."""
@@ -271,8 +274,9 @@ class Conversation:
             # There may be an answer all the same. The main thread reads it, and then reports this.
             self.stopped = exc
         except BaseException as exc:
+            # Nothing can be shown, or nothing more be sent. Wake the main thread from its read.
             self.stopped = exc
-            self._stream.close()  # which ends the main thread's read
+            self._stream.close()
 
     def _listen(self, sender: threading.Thread) -> None:
         error: OSError | None = None
@@ -332,7 +336,7 @@ def main(argv: list[str] | None = None) -> int:
         status, text = exc.args
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     with contextlib.suppress(Failure, OutputClosed):
-        Output(sys.stderr, "standard error").write(os.fsencode(f"httpx_net: {text}\n"))
+        Output(sys.stderr, "standard error").write(f"httpx_net: {text}\n".encode())
     return status
 
 
@@ -355,7 +359,8 @@ def _run(options: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         file = Output(opened, options.output)
     progress = hidden and sys.stderr is not None and sys.stderr.isatty()
     transcript = Transcript(screen, shown.encoding, progress=progress)
-    stack.callback(transcript.finish)  # what had come before a failure, too
+    # What had come before a failure is shown, too.
+    stack.callback(transcript.finish)
     try:
         Conversation(options, target, transcript).hold(pieces, context, file)
     except Failure as exc:
@@ -517,7 +522,8 @@ def _end() -> int:
 
 def _die_by(name: str, status: int) -> int:
     """End as a command does that does not catch the signal, for the shell to see."""
-    if os.name != "nt":  # where os.kill() would end it with the status of a usage error
+    # On Windows, os.kill() would end it with the status of wrong usage.
+    if os.name != "nt":
         number = getattr(signal, name)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -85,9 +85,10 @@ class Transcript:
         self._encoding = encoding
         self._start = time.monotonic()
         self._refresh = self._start + _LONG if progress else math.inf
-        self._drawn = 0  # characters of progress
+        self._drawn = 0
         self._lock = threading.Lock()
-        self._open = ""  # the mark of the line that is not ended yet
+        # The mark of the line that has not ended yet, and what waits for an end, or for more.
+        self._open = ""
         self._unfinished = {SENT: b"", RECEIVED: b""}
         self._notes: list[str] = []
 
@@ -202,7 +203,8 @@ class Answer:
     """As much of HTTP as tells the head of an answer, and a whole one from a part of one."""
 
     def __init__(self) -> None:
-        self._head: bytes | None = b""  # None once it is over
+        # None once it is over.
+        self._head: bytes | None = b""
         self._length: int | None = None
         self._body = 0
 
@@ -214,7 +216,8 @@ class Answer:
         self._head += data
         while found := _HEAD_END.search(self._head):
             head, rest = self._head[: found.end()], self._head[found.end() :]
-            status = head[9:12]  # behind "HTTP/1.1 "
+            # It comes after "HTTP/1.1 ". All that begin with 1, but one, announce another head.
+            status = head[9:12]
             if status[:1] != b"1" or status == b"101":
                 length = None if _CHUNKED.search(head) else _LENGTH.search(head)
                 self._length = 0 if status in (b"204", b"304") else length and int(length[1])
