@@ -161,15 +161,10 @@ def remote_address(info: Any) -> Address | None:
     """
     family, kind, proto, _, sockaddr = info
     if kind == socket.SOCK_STREAM and proto in _PROTOCOLS:
-        try:
-            if family == _INET:
-                return _ipv4(_PROTOCOLS[proto], *sockaddr)
-            if family == _INET6:
-                return _ipv6(_PROTOCOLS[proto], *sockaddr)
-        except OSError as exc:
-            # No interface has that name (any more).
-            if not is_networks(exc):
-                raise
+        if family == _INET:
+            return _ipv4(_PROTOCOLS[proto], *sockaddr)
+        if family == _INET6:
+            return _ipv6(_PROTOCOLS[proto], *sockaddr)
     if not (isinstance(family, int) and isinstance(kind, int) and isinstance(proto, int)):
         raise TypeError("family, type and protocol must be ints")
     return None
@@ -191,14 +186,11 @@ def local_address(given: object) -> Address:
     pair = given if isinstance(given, tuple) else (given, 0)
     if len(pair) != 2 or not isinstance(pair[0], str):
         raise TypeError(f"local_address must be a str or (str, int), not {given!r}")
-    try:
-        address = _ipv4(0, *pair, lowest=0) or _ipv6(0, *pair, lowest=0)
-    except OSError as exc:
-        if not is_networks(exc):
-            raise
-        raise ValueError(f"local_address {given!r}: {exc.strerror}") from None
+    address = _ipv4(0, *pair, lowest=0) or _ipv6(0, *pair, lowest=0)
     if address is None:
-        raise ValueError(f"local_address must be a numeric address, not {given!r}")
+        raise ValueError(
+            f"local_address must be a numeric address, its zone an interface, not {given!r}"
+        )
     return address
 
 
@@ -214,13 +206,22 @@ def _ipv6(
     port = check_port(port, lowest)
     ip, _, zone = ip.partition("%") if isinstance(ip, str) else ("", "", "")
     text = canonical(socket.AF_INET6, ip)
-    if text is None:
+    number = _scope(zone) if zone and not scope else scope
+    if text is None or number is None:
         return None
-    if zone and not scope:
-        scope = int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
-    if not 0 <= flow < 2**20 or not 0 <= scope < 2**32:
+    if not 0 <= flow < 2**20 or not 0 <= number < 2**32:
         raise ValueError("flow or scope is out of range")
-    return Address(_INET6, proto, (text, port, int(flow), int(scope)))
+    return Address(_INET6, proto, (text, port, int(flow), int(number)))
+
+
+def _scope(zone: str) -> int | None:
+    try:
+        return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    except OSError as exc:
+        if not is_networks(exc):
+            raise
+        # No interface has that name (any more).
+        return None
 
 
 def canonical(family: int, ip: object) -> str | None:

@@ -188,11 +188,13 @@ def _staggered(schedule: Schedule, configure: _Configure) -> Attempt | None:
 class Attempt:
     """Connecting to one address: its socket, from first to last, and what came of it."""
 
-    __slots__ = ("address", "client", "failure", "server", "sock")
+    __slots__ = ("address", "client", "failure", "outcome", "server", "sock")
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.failure: OSError | None = None
+        # For the text of errors; nothing before it begins.
+        self.outcome = ""
         # A socket from when it begins.
         self.sock: Any = None
         # Both ends as the kernel has them, once they are connected.
@@ -201,6 +203,7 @@ class Attempt:
     def begin(self, configure: _Configure, *, blocking: bool) -> bool:
         """Begin to connect; return whether that is done."""
         family, proto, sockaddr = self.address
+        self.outcome = "no answer"
         sock = self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
         # Never left as it comes, since socket.setdefaulttimeout() is no deadline of ours.
         if not blocking:
@@ -244,17 +247,13 @@ class Attempt:
             return False
         # Without its traceback, whose frames would keep sockets alive.
         self.failure = exc.with_traceback(None)
+        self.outcome = exc.strerror or str(exc)
         self.close()
         return True
 
     def close(self) -> None:
         if self.sock is not None:
             self.sock.close()
-
-    def reason(self) -> str:
-        if self.failure is None:
-            return "no answer"
-        return self.failure.strerror or str(self.failure)
 
 
 def _combined(attempts: list[Attempt], text: str) -> OSError:
@@ -273,9 +272,8 @@ def _combined(attempts: list[Attempt], text: str) -> OSError:
 
 def _told(attempts: list[Attempt], peer: tuple[str, int]) -> str:
     """What came of each attempt; of a single one at *peer* itself, without naming it again."""
+    told = [f"{attempt.address}: {attempt.outcome}" for attempt in attempts if attempt.outcome]
     if [str(attempt.address) for attempt in attempts] == [printed(peer)]:
-        return attempts[0].reason() if attempts[0].failure else ""
-    tried = [attempt for attempt in attempts if attempt.sock is not None or attempt.failure]
-    told = [f"{attempt.address}: {attempt.reason()}" for attempt in tried]
-    untried = len(attempts) - len(tried)
+        return attempts[0].outcome if attempts[0].failure else ""
+    untried = len(attempts) - len(told)
     return "; ".join([*told, f"{untried} not tried"] if untried else told)
