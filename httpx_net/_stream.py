@@ -27,11 +27,11 @@ believed whatever a write was told. What a read has reported (``_end``) stands f
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import socket
 import ssl
+import sys
 import warnings
 from collections.abc import Callable
 from threading import Lock, get_ident
@@ -89,6 +89,8 @@ class NetworkStream(NetworkStreamInterface):
         TypeError: *sock* is not a socket.
         ValueError: it is not a stream socket, or not connected (any more).
     """
+
+    _ending = staticmethod(sys.is_finalizing)
 
     __slots__ = (
         "_blocking",
@@ -362,6 +364,15 @@ class NetworkStream(NetworkStreamInterface):
         except IndexError:
             return
         try:
+            self._finish()
+        except (AttributeError, TypeError):
+            # Late in the interpreter's teardown our globals are gone. The socket closes without.
+            if not self._ending():
+                raise
+            self._sock.close()
+
+    def _finish(self) -> None:
+        try:
             if self._tls is not None:
                 self._tls.close()
         finally:
@@ -385,9 +396,14 @@ class NetworkStream(NetworkStreamInterface):
             try:
                 if self._open:
                     warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
+            except (AttributeError, TypeError):
+                if not self._ending():
+                    raise
             finally:
-                with contextlib.suppress(OSError):
+                try:
                     self._sock.close()
+                except OSError:
+                    pass
 
     def __repr__(self) -> str:
         address = printed(self._server_addr)
