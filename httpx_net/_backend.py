@@ -63,11 +63,11 @@ def _own_options(keepalive: float | None, local: Address | None) -> list[tuple[A
             (_TCP, getattr(socket, "TCP_KEEPCNT", None), 4),
         ]
     if local is not None and not local.sockaddr[1]:
-        # Without this, bind() takes a port away from all destinations together.
+        # Without this, bind() takes a port for itself at once, for all destinations together.
         options.append((socket.IPPROTO_IP, _NO_PORT, 1))
     elif local is not None and os.name == "posix":
         # The next connection may use the port again, and so may the next attempt. On Windows this
-        # would let anybody else have it, too.
+        # would let other programs take it, too.
         options.append((_SOCKET, socket.SO_REUSEADDR, 1))
     return [option for option in options if option[1] is not None]
 
@@ -105,10 +105,10 @@ class NetworkBackend(NetworkBackendInterface):
     """
 
     # These are the defaults, for a subclass that does not call this __init__.
-    _local: Address | None = None
+    _local_address: Address | None = None
     _own_options = _own_options(_KEEPALIVE, None)
     _socket_options: Sequence[tuple[Any, ...]] = ()
-    _delay: float | None = _DELAY
+    _happy_eyeballs_delay: float | None = _DELAY
     _suppress_ragged_eofs = False
 
     def __init__(
@@ -121,11 +121,11 @@ class NetworkBackend(NetworkBackendInterface):
         suppress_ragged_eofs: bool = False,
     ) -> None:
         if local_address is not None:
-            self._local = _names.local_address(local_address)
+            self._local_address = _names.local_address(local_address)
         idle = _seconds("keepalive", keepalive, _LEAST_KEEPALIVE, _LONGEST_KEEPALIVE)
-        self._own_options = _own_options(idle, self._local)
+        self._own_options = _own_options(idle, self._local_address)
         self._socket_options = _checked(socket_options)
-        self._delay = _seconds(
+        self._happy_eyeballs_delay = _seconds(
             "happy_eyeballs_delay", happy_eyeballs_delay, _LEAST_DELAY, _LONGEST_DELAY
         )
         self._suppress_ragged_eofs = suppress_ragged_eofs
@@ -148,7 +148,7 @@ class NetworkBackend(NetworkBackendInterface):
         """
         peer = lookup_name(host), check_port(port)
         addresses = self._literal(*peer) or self._looked_up(*peer)
-        won = _race.connect(peer, addresses, self._configure, self._delay)
+        won = _race.connect(peer, addresses, self._configure, self._happy_eyeballs_delay)
         try:
             ends = endpoint(won.server), endpoint(won.client)
             return NetworkStream._connected(won.sock, *ends, self._suppress_ragged_eofs)
@@ -172,7 +172,7 @@ class NetworkBackend(NetworkBackendInterface):
             socket.gaierror: *host* does not resolve.
             ValueError, TypeError: *host* or *port* is unusable.
         """
-        family = socket.AF_UNSPEC if self._local is None else self._local.family
+        family = socket.AF_UNSPEC if self._local_address is None else self._local_address.family
         return _resolve.getaddrinfo(lookup_name(host), check_port(port), family)
 
     def _literal(self, *peer: Any) -> list[Address]:
@@ -182,7 +182,7 @@ class NetworkBackend(NetworkBackendInterface):
         return [address] if address and self._fits(address) else []
 
     def _fits(self, address: Address) -> bool:
-        return self._local is None or self._local.family == address.family
+        return self._local_address is None or self._local_address.family == address.family
 
     def _looked_up(self, *peer: Any) -> list[Address]:
         """The addresses that the hook finds and TCP can connect to by themselves, each once."""
@@ -208,7 +208,7 @@ class NetworkBackend(NetworkBackendInterface):
                 f"not {infos!r}: {exc}"
             ) from None
         if not usable:
-            source = f" (from {self._local})" if self._local else ""
+            source = f" (from {self._local_address})" if self._local_address else ""
             reason = OSError(f"no usable address among {len(infos)} found{source}")
             raise failure("connect to", peer, reason)
         return list(usable)
@@ -223,8 +223,8 @@ class NetworkBackend(NetworkBackendInterface):
                     raise
         for option in self._socket_options:
             sock.setsockopt(*option)
-        local = self._local
-        # To bind to any address and any port would say nothing, and take a port away from others.
+        local = self._local_address
+        # To bind to any address and any port would ask for nothing, and take a port from others.
         if local is not None and (local.sockaddr[1] or not local.is_wildcard()):
             sock.bind(local.sockaddr)
 
@@ -232,4 +232,5 @@ class NetworkBackend(NetworkBackendInterface):
         return f"<{type(self).__name__} [threaded]>"
 
 
+# What the hook is as long as nobody has put another in its place.
 _getaddrinfo = NetworkBackend.getaddrinfo
