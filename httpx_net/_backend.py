@@ -52,7 +52,7 @@ def _seconds(name: str, number: float | None, least: float, most: float) -> floa
     return seconds
 
 
-def _own_options(keepalive: float | None, local: Address | None) -> list[tuple[Any, ...]]:
+def _options_for(keepalive: float | None, local: Address | None) -> list[tuple[Any, ...]]:
     """What is set on each socket before the options that the caller wants."""
     options: list[tuple[Any, ...]] = [(_TCP, socket.TCP_NODELAY, 1)]
     if keepalive is not None:
@@ -106,7 +106,7 @@ class NetworkBackend(NetworkBackendInterface):
 
     # These are the defaults, for a subclass that does not call this __init__.
     _local_address: Address | None = None
-    _own_options = _own_options(_KEEPALIVE, None)
+    _own_options = _options_for(_KEEPALIVE, None)
     _socket_options: Sequence[tuple[Any, ...]] = ()
     _happy_eyeballs_delay: float | None = _DELAY
     _suppress_ragged_eofs = False
@@ -123,7 +123,7 @@ class NetworkBackend(NetworkBackendInterface):
         if local_address is not None:
             self._local_address = _names.local_address(local_address)
         idle = _seconds("keepalive", keepalive, _LEAST_KEEPALIVE, _LONGEST_KEEPALIVE)
-        self._own_options = _own_options(idle, self._local_address)
+        self._own_options = _options_for(idle, self._local_address)
         self._socket_options = _checked(socket_options)
         self._happy_eyeballs_delay = _seconds(
             "happy_eyeballs_delay", happy_eyeballs_delay, _LEAST_DELAY, _LONGEST_DELAY

@@ -165,7 +165,8 @@ def _staggered(schedule: Schedule, configure: _Configure) -> Attempt | None:
         attempt: Attempt | None = None
         try:
             if seconds == 0.0:
-                attempt = schedule.start(now)
+                candidate: Attempt = schedule.start(now)
+                attempt = candidate
                 if not attempt.begin(configure, blocking=False):
                     in_flight[attempt.sock.fileno()] = attempt
                     continue
