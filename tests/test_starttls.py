@@ -13,7 +13,6 @@ from peers import (
     Peers,
     TLSInside,
     client_context,
-    client_may_leave,
     connect_tls,
     echo,
     server_context,
@@ -76,24 +75,3 @@ def test_what_was_injected_before_the_handshake_is_not_read_after_it(
         stream.start_tls(client_context(), "localhost")
     with pytest.raises(OSError, match="the stream is closed"):
         stream.read()
-
-
-def test_what_is_written_after_a_failed_upgrade_does_not_go_out_in_clear(
-    peers: Peers, below: int
-) -> None:
-    heard = bytearray()
-
-    def talk_on(conn: Any) -> None:
-        conn.sendall(b"220 go on in clear\r\n")
-        with client_may_leave():
-            while data := conn.recv(65536):
-                heard.extend(data)
-
-    stream = ask_for_tls(peers, below, b"220 go\r\n", talk_on)
-    with pytest.raises(ssl.SSLError):
-        stream.start_tls(client_context(), "localhost")
-    with pytest.raises(OSError, match="the stream is closed"):
-        stream.write(b"password")
-    peers.close()
-    assert heard
-    assert b"password" not in heard

@@ -163,18 +163,3 @@ def test_a_peer_that_always_has_room_does_not_extend_the_deadline(peers: Peers) 
         with pytest.raises(TimeoutError) as caught, httpx_net.timeout(0.1):
             stream.write(bytes(100 * RECORD))
         assert caught.value.characters_written < 50 * RECORD  # type: ignore[attr-defined]
-
-
-class WithoutMemory(ssl.SSLSocket):
-    def write(self, data: Any) -> int:
-        raise MemoryError
-
-
-def test_after_an_error_of_any_kind_nothing_follows(peers: Peers) -> None:
-    context = client_context()
-    context.sslsocket_class = WithoutMemory
-    with connect_tls(peers.serve_layers(silent, 1), context) as stream:
-        with pytest.raises(MemoryError):
-            stream.write(b"x")
-        with pytest.raises(BrokenPipeError, match="an earlier write"):
-            stream.write(b"x")
