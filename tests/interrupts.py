@@ -31,12 +31,15 @@ def interrupted_at(
     """
     moments = itertools.count()
     where: list[str] = []
+    last: dict[int, int] = {}
 
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
+        if event == "call":
+            last.pop(id(frame), None)
         if (
-            (event == "call" or (event == "line" and _lets_signals_in(frame)))
+            (event == "call" or (event == "line" and _lets_signals_in(frame, last)))
             and counts(frame, event)
             and next(moments) == number
         ):
@@ -52,15 +55,19 @@ def interrupted_at(
         sys.settrace(tracing)
 
 
-def _lets_signals_in(frame: FrameType) -> bool:
-    """Whether a signal might be handled where this line begins.
+def _lets_signals_in(frame: FrameType, last: dict[int, int]) -> bool:
+    """Whether a signal might be handled where this line begins; *last* has each frame's last line.
 
     CPython looks for signals where a function begins, after calls, and where a loop jumps back; but
-    not on the way into a ``try``, or from there into its ``finally``, and not at a ``pass``, where
-    raising would leave the error that is being handled behind, for all that the thread does later.
+    not on the way into a ``try``, or from there into its ``finally``, not on the way out of a
+    ``with``, which is a line once more, and not at a ``pass``, where raising would leave the error
+    that is being handled behind, for all that the thread does later.
     """
     file, number = frame.f_code.co_filename, frame.f_lineno
     line, above = (linecache.getline(file, n).strip() for n in (number, number - 1))
+    before, last[id(frame)] = last.get(id(frame), 0), number
+    if line.startswith("with ") and before > number:
+        return False
     return line != "try:" and not line.startswith("pass") and above not in ("try:", "finally:")
 
 
