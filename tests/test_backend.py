@@ -8,7 +8,6 @@ import math
 import socket
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -19,8 +18,8 @@ from hypothesis import strategies as st
 
 import httpx_net
 from conftest import open_descriptors
-from dialing import Listed, Resolver, info
-from peers import HANG, Address, Peers, client_context, echo, silent
+from dialing import Listed, info
+from peers import HANG, Address, Peers, echo, silent
 
 net = httpx_net.NetworkBackend()
 
@@ -81,35 +80,6 @@ def test_an_ipv6_address_is_kept_in_canonical_form(peers: Peers, host: str) -> N
 def test_of_a_wildcard_address_the_kernel_says_where_it_leads(live) -> None:
     with net.connect("0.0.0.0", live[1]) as stream:
         assert stream.get_extra_info("server_addr") == live
-
-
-def test_connect_resolves_names(serve, resolver: Resolver) -> None:
-    address = serve(silent)
-    resolver.answers["www.example.com"] = address
-    with net.connect("www.example.com", address[1]) as stream:
-        assert stream.get_extra_info("server_addr") == address
-
-
-def test_threads_share_a_backend(peers: Peers) -> None:
-    addresses = [peers.serve(echo) for _ in range(16)]
-
-    def talk(address: Address) -> bytes:
-        with httpx_net.timeout(HANG), net.connect(*address) as stream:
-            stream.write(b"%d" % address[1])
-            return stream.read()
-
-    with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(talk, addresses)) == [b"%d" % port for _, port in addresses]
-
-
-def test_the_streams_get_suppress_ragged_eofs(serve_tls) -> None:
-    # The peer ends without close_notify.
-    address = serve_tls(lambda conn: conn.recv(1))
-    backend = httpx_net.NetworkBackend(suppress_ragged_eofs=True)
-    with httpx_net.timeout(HANG), backend.connect(*address) as stream:
-        stream.start_tls(client_context(), hostname="localhost")
-        stream.write(b"!")
-        assert stream.read() == b""
 
 
 def test_a_subclass_that_calls_no_init_has_the_defaults(live) -> None:

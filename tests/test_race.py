@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import pytest
@@ -25,7 +24,7 @@ from conftest import open_descriptors
 from dialing import Listed
 from httpx_net._race import MOST_AT_ONCE, Schedule
 from interrupts import interrupted_at
-from peers import HANG, Address, Peers, descriptors, frozen_clock, silent, times_out, wait_until
+from peers import HANG, Address, Peers, silent, times_out, wait_until
 
 # ---- On paper. Times are whole milliseconds, so that sums are exact.
 
@@ -246,15 +245,6 @@ def test_without_poll_select_serves(peers: Peers, monkeypatch: pytest.MonkeyPatc
         assert stream.get_extra_info("server_addr") == live
 
 
-@pytest.mark.usefixtures("bound")
-def test_where_the_clock_stands_still_the_next_attempt_starts_all_the_same(peers: Peers) -> None:
-    dead, live = [peers.black_hole() for _ in range(3)], peers.serve(silent)
-    start = time.perf_counter()
-    with frozen_clock(), race(*dead, live, happy_eyeballs_delay=0.05) as stream:
-        assert stream.get_extra_info("server_addr") == live
-    assert 0.15 <= time.perf_counter() - start < HANG
-
-
 # ---- A connection to itself
 
 
@@ -463,13 +453,3 @@ def test_no_descriptor_outlives_a_failed_connect(peers: Peers, seconds, delay) -
     # While the error and its traceback are still there.
     assert open_descriptors() == before
     assert caught.value.__context__ is None or caught.value.__suppress_context__
-
-
-@pytest.mark.usefixtures("bound")
-def test_more_than_1024_open_descriptors_are_no_obstacle(peers: Peers) -> None:
-    dead, live = peers.black_hole(), peers.serve(silent)
-    with descriptors(2048), ExitStack() as stack:
-        for _ in range(1100):
-            stack.callback(os.close, os.dup(0))
-        with race(dead, live, happy_eyeballs_delay=0.01) as stream:
-            assert stream.get_extra_info("socket").fileno() > 1024
