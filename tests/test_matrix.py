@@ -377,25 +377,3 @@ def test_connecting_to_several_does_not_end_by_a_cancelled_deadline(
     found = [hole.black_hole(), peers.serve(server_of(0))]
     with cancelled():
         Listed(found, happy_eyeballs_delay=LIMIT * 1.5).connect("somebody.test", 80).close()
-
-
-# ---- Closing, which waits for nobody
-
-
-@pytest.mark.parametrize("state", ["standing", "passed", "cancelled"])
-@pytest.mark.parametrize("vice", [SILENT, NEVER_READS], ids=lambda vice: vice.name)
-@pytest.mark.parametrize("operation", WRITES, ids=lambda operation: operation.name)
-def test_closing_waits_for_nobody(
-    peers: Peers, operation: Operation, vice: Vice, state: str
-) -> None:
-    with on_stage(peers, operation, vice) as (stream, _):
-        if vice is NEVER_READS:
-            with suppress(TimeoutError), httpx_net.timeout(0.02):
-                operation.act(stream)  # which fills the send buffer
-        with httpx_net.timeout(0 if state == "passed" else 60.0) as t:
-            if state == "cancelled":
-                t.cancel()
-            start = time.monotonic()
-            stream.close()
-            assert time.monotonic() - start < SLACK
-        assert stream.get_extra_info("socket").fileno() == -1

@@ -23,11 +23,8 @@ from peers import (
     client_may_leave,
     connect_tls,
     echo,
-    send_close_notify,
-    silent,
     splice,
     take_from,
-    times_out,
 )
 
 HAPROXY = """
@@ -111,41 +108,10 @@ def test_haproxy_is_such_a_proxy(peers: Peers, tmp_path: Path) -> None:
         assert_it_gets_through(stream)
 
 
-def test_the_end_behind_a_proxy_is_an_end(peers: Peers) -> None:
-    def end(conn: ssl.SSLSocket) -> None:
-        conn.sendall(b"all of it")
-        send_close_notify(conn)
-
-    with connect_through(peers.serve_proxy(peers.serve_tls(end))) as stream:
-        assert take_from(stream) == b"all of it"
-
-
-@pytest.mark.parametrize("forgiven", [False, True])
-def test_truncation_behind_a_proxy_is_an_error_unless_it_is_forgiven(
-    peers: Peers, forgiven: bool
-) -> None:
-    proxy = peers.serve_proxy(peers.serve_tls(lambda conn: conn.sendall(b"half of it")))
-    with connect_through(proxy, suppress_ragged_eofs=forgiven) as stream:
-        assert stream.read() == b"half of it"
-        for _ in range(2):
-            if forgiven:
-                assert stream.read() == b""
-                continue
-            with pytest.raises(ssl.SSLEOFError, match="suppress_ragged_eofs"):
-                stream.read()
-
-
 def test_a_server_behind_a_proxy_has_to_prove_its_own_name(peers: Peers) -> None:
     proxy = peers.serve_proxy(peers.serve_tls(certificate="proxy", refused=True))
     with pytest.raises(ssl.SSLCertVerificationError, match=r"for 'server\.test'"):
         connect_through(proxy)
-
-
-def test_a_deadline_bounds_a_read_through_a_proxy(peers: Peers) -> None:
-    with connect_through(peers.serve_proxy(peers.serve_tls(silent))) as stream:
-        with times_out(0.05):
-            stream.read()
-        assert stream.get_extra_info("is_readable") is False
 
 
 def test_the_server_behind_a_proxy_hears_the_goodbye(peers: Peers) -> None:

@@ -26,7 +26,6 @@ from typing import Any
 
 import pytest
 
-import httpx_net
 from dialing import run_python
 from httpx_net import NetworkStream, timeout
 from peers import (
@@ -128,22 +127,6 @@ def test_a_peer_that_has_ended_its_half_still_listens(plain: Ends) -> None:
     assert stream.read() == b""
     stream.write(b"goodbye")
     assert peer.recv(100) == b"goodbye"
-
-
-@with_and_without_a_deadline
-def test_a_reset_is_reported_after_what_came_before_it_and_each_time_anew(
-    peers: Peers, seconds: float | None
-) -> None:
-    ours, theirs = peers.tcp_pair()
-    ip, port = ours.getpeername()
-    reset = f"[Errno {errno.ECONNRESET}] read from {ip}:{port} failed: "
-    with NetworkStream(ours) as stream, timeout(seconds):
-        theirs.sendall(b"last words")
-        drop(theirs)
-        assert stream.read() == b"last words"
-        errors = [error_of(stream.read, ConnectionResetError) for _ in range(3)]
-    assert {str(error) for error in errors} == {reset + os.strerror(errno.ECONNRESET)}
-    assert len({id(error) for error in errors}) == 3
 
 
 def error_of(call: Callable[[], object], expected: type[OSError] = OSError) -> Any:
@@ -316,21 +299,6 @@ def test_a_deadline_cancelled_while_a_read_waits_does_not_end_it(ends: Ends) -> 
         assert reading.result(HANG) == b"late"
 
 
-@pytest.mark.skipif(
-    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="here the kernel's ETIMEDOUT takes minutes"
-)
-def test_a_timeout_of_the_kernel_names_no_deadline_of_ours(peers: Peers) -> None:
-    ours, _ = peers.tcp_pair()
-    milliseconds = 50
-    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-    with NetworkStream(ours) as stream, timeout(HANG):
-        error = error_of(lambda: stream.write(bytes(64 * MIB)), TimeoutError)
-    assert error.errno == errno.ETIMEDOUT
-    assert os.strerror(errno.ETIMEDOUT) in str(error)
-    assert "timeout(" not in str(error)
-    assert " timed out after" not in str(error)
-
-
 # ---- How it waits
 
 
@@ -362,26 +330,6 @@ def test_the_first_operation_under_a_deadline_ends_that_for_good(ends: Ends, use
     assert sock.gettimeout() == 0.0
 
 
-def test_after_that_a_read_outside_every_block_still_waits(ends: Ends) -> None:
-    stream, peer = ends
-    with times_out(0.01):
-        stream.read()
-    with in_thread(stream.read) as reading:
-        peer.sendall(b"at last")
-        assert reading.result(HANG) == b"at last"
-
-
-def test_after_that_a_write_outside_every_block_still_waits(plain: Ends) -> None:
-    stream, peer = plain
-    with times_out(0.01) as caught:
-        stream.write(bytes(16 * MIB))
-    # What follows is more than any buffer has room for, however early that deadline came.
-    size = caught.value.characters_written + 32 * MIB  # type: ignore[attr-defined]
-    with in_thread(stream.write, bytes(32 * MIB)) as writing:
-        assert len(take(peer, size)) == size
-        assert writing.result(HANG) is None
-
-
 def test_a_timeout_of_the_sockets_own_is_lifted(pair: Pair) -> None:
     ours, peer = pair
     ours.settimeout(0.01)
@@ -389,17 +337,6 @@ def test_a_timeout_of_the_sockets_own_is_lifted(pair: Pair) -> None:
         time.sleep(0.03)  # until it would have fired
         peer.sendall(b"late")
         assert reading.result(HANG) == b"late"
-
-
-def test_a_default_timeout_is_lifted(monkeypatch: pytest.MonkeyPatch, peers: Peers) -> None:
-    address = peers.serve(lambda conn: (conn.recv(1), time.sleep(0.03), conn.sendall(b"late")))
-    socket.setdefaulttimeout(0.01)
-    try:
-        with httpx_net.NetworkBackend().connect(*address) as stream:
-            stream.write(b"x")
-            assert stream.read() == b"late"
-    finally:
-        socket.setdefaulttimeout(None)
 
 
 @posix
@@ -484,26 +421,6 @@ def test_close_frees_the_descriptor_once(ends: Ends) -> None:
         assert os.fstat(reused.fileno())
 
 
-@pytest.mark.parametrize("use", [read, write, write_much, start_tls])
-@pytest.mark.parametrize("seconds", [None, 0, HANG])
-def test_a_closed_stream_says_so_whatever_the_deadline(
-    plain: Ends, use: Use, seconds: float | None
-) -> None:
-    stream, _ = plain
-    stream.close()
-    with timeout(seconds):
-        error = error_of(lambda: use(stream))
-    assert error.errno == errno.EBADF
-    assert str(error).endswith(": the stream is closed")
-
-
-def test_what_was_written_before_close_is_delivered(plain: Ends) -> None:
-    stream, peer = plain
-    sent = fill(stream.get_extra_info("socket"))
-    stream.close()
-    assert len(take(peer)) == sent
-
-
 @pytest.mark.parametrize("seconds", [None, 0])
 def test_close_neither_waits_nor_fails_where_the_connection_is_lost(
     peers: Peers, seconds: float | None
@@ -549,13 +466,6 @@ def test_a_socket_closed_behind_the_streams_back_is_an_error(
     assert error.errno == errno.EBADF
     assert " failed" in str(error)
     assert stream.get_extra_info("is_readable")
-
-
-@pytest.mark.parametrize("use", [read, write])
-def test_a_tls_socket_closed_behind_the_streams_back_is_an_error(peers: Peers, use: Use) -> None:
-    with connect_tls(peers.serve_tls(silent)) as stream:
-        stream.get_extra_info("socket").close()
-        assert error_of(lambda: use(stream)).errno == errno.EBADF
 
 
 # ---- Collected unclosed
@@ -695,14 +605,6 @@ def test_the_addresses_of_a_unix_socket_are_paths(peers: Peers) -> None:
         assert stream.get_extra_info("server_addr") == path
         assert stream.get_extra_info("client_addr") == f"{path}.client"
         assert repr(stream) == f'<NetworkStream ["{path}"]>'
-
-
-@unix_sockets
-def test_the_addresses_of_a_socketpair_are_empty(ends: Ends) -> None:
-    stream, _ = ends
-    assert stream.get_extra_info("server_addr") == ""
-    assert stream.get_extra_info("client_addr") == ""
-    assert repr(stream) == '<NetworkStream [""]>'
 
 
 def test_the_addresses_are_there_after_a_reset_and_after_close(peers: Peers) -> None:
