@@ -13,7 +13,7 @@ from docutils.utils import SystemMessage
 from pygments.formatters import HtmlFormatter
 
 DOCS = Path(__file__).parent
-LONG = 5  # sections: a page that has as many gets a table of contents
+LONG = 4  # sections: a page that has as many gets a table of contents
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -63,7 +63,7 @@ def html(path: Path, source: str | None = None) -> dict[str, str]:
     """The parts of a page that docutils makes of it."""
     source = path.read_text(encoding="utf-8") if source is None else source
     if len(re.findall(r"\n-{3,}\n", source)) >= LONG:
-        contents = "\n.. contents:: On this page\n   :depth: 1\n"
+        contents = "\n.. contents:: On this page\n   :depth: 2\n"
         source = re.sub(
             r"^=+\n", lambda line: line[0] + contents, source, count=1, flags=re.MULTILINE
         )
