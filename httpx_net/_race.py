@@ -14,9 +14,8 @@ the RFC leaves this open, and asyncio, trio, Go and curl do it.
 nor the clock. The rest drives sockets by it, and owns them from when they are opened: all but the
 winner are closed when ``connect`` ends, whatever ends it.
 
-Left out: looking up both families at once (section 3), because ``getaddrinfo`` answers with both
-together, sorted (RFC 6724); and remembering which address won, which is the job of whoever keeps a
-cache.
+Left out: remembering which address won, which is the job of whoever keeps a cache. The look-up is
+no part of the race, though section 3 lets the first family to be found start; see ``_resolve``.
 """
 
 from __future__ import annotations
