@@ -293,9 +293,9 @@ def test_where_host_and_address_are_the_same_it_is_named_once(peers: Peers) -> N
         httpx_net.NetworkBackend().connect(host, port)
     assert caught.value.strerror == f"connect to {host}:{port} failed: {REFUSED}"
     host, port = peers.black_hole()
-    with times_out(0.1) as late:
+    with times_out(0.3) as late:
         httpx_net.NetworkBackend().connect(host, port)
-    assert str(late.value) == f"connect to {host}:{port} timed out: timeout(0.1) expired"
+    assert str(late.value) == f"connect to {host}:{port} timed out: timeout(0.3) expired"
 
 
 def test_attempts_that_could_reach_nobody_have_no_vote(peers: Peers, bound, delay) -> None:
@@ -354,20 +354,20 @@ def test_the_texts_of_a_system_that_has_its_own_are_used(
 
 def test_the_deadline_bounds_all_attempts_together(peers: Peers, delay) -> None:
     dead = [peers.black_hole() for _ in range(4)]
-    with times_out(0.1) as caught:
+    with times_out(0.3) as caught:
         race(*dead, happy_eyeballs_delay=delay and 0.05)
     assert delay or ": no answer; 3 not tried): " in str(caught.value)
 
 
 def test_TimeoutError_says_what_came_of_each_address(peers: Peers) -> None:
     refused, dead, later = peers.closed_port(), peers.black_hole(), peers.black_hole()
-    with times_out(0.1) as caught:
+    with times_out(0.3) as caught:
         race(refused, dead, later, happy_eyeballs_delay=HANG)
     assert caught.value.errno is None
     assert str(caught.value) == (
         f"connect to www.example.com:80 timed out "
         f"(127.0.0.1:{refused[1]}: {REFUSED}; 127.0.0.1:{dead[1]}: no answer; 1 not tried): "
-        f"timeout(0.1) expired"
+        f"timeout(0.3) expired"
     )
 
 
