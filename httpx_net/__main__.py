@@ -363,8 +363,8 @@ def _run(options: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     stack.callback(transcript.finish)
     try:
         Conversation(options, target, transcript).hold(pieces, context, file)
-    except Failure as exc:
-        if exc.args[0] != 23:
+    except Failure:
+        with contextlib.suppress(Failure, OutputClosed):
             transcript.note("failed")
         raise
 
