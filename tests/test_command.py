@@ -30,7 +30,7 @@ from dialing import ROOT
 from httpx_net import __main__ as command_line
 from httpx_net import __version__
 from httpx_net._transcript import RECEIVED, SENT, Transcript
-from peers import CERTIFICATES, HANG, send_close_notify, server_context, silent, wrap_server
+from peers import CERTIFICATES, HANG, drop, send_close_notify, server_context, silent, wrap_server
 
 CA = ("--cafile", str(CERTIFICATES / "ca.pem"))
 CLIENT = str(CERTIFICATES / "client.pem")
@@ -115,16 +115,13 @@ def without_times(text: str) -> str:
 @pytest.mark.parametrize(
     ("pieces", "text"),
     [
-        ([b"CR LF\r\n"], "<<< CR LF\n"),
         ([b"CR\rx\r", b"\r\n"], "<<< CR\\rx\\r\n"),
         ([b"in ", b"pie", b"ces\r", b"\nand\n\r\n"], "<<< in pieces\n<<< and\\n\n<<< \n"),
-        ([b"caf\xc3", b"\xa9\r\n"], "<<< caf\u00e9\n"),
+        ([b"caf\xc3", b"\xa9 \xe2", b"\x82", b"\xac\r\n"], "<<< caf\u00e9 \u20ac\n"),
         ([b"a\\n tab\t\r\n"], "<<< a\\\\n tab\\t\n"),
         ([b"\x1b]0;title\x07\r\n"], "<<< \\x1b]0;title\\x07\n"),
-        (
-            [b"\xff \xc3\xa9\n\xc3\xa9 \xc2\x9b"],
-            "<<< \\xff \\xc3\\xa9\\n\n<<< \u00e9 \\xc2\\x9b\\\n",
-        ),
+        ([b"\xff\xc3\xa9\n"], "<<< \\xff\\xc3\\xa9\\n\n"),
+        ([b"\xff\n\xc3\xa9\\\xc2\x9b"], "<<< \\xff\\n\n<<< \u00e9\\\\\\xc2\\x9b\\\n"),
         ([b"\0\\n\n\r\n\xe2\x82"], "<<< \\x00\\\\n\\n\n<<< \n<<< \\xe2\\x82\\\n"),
     ],
 )
@@ -313,16 +310,30 @@ def test_a_file_gets_all_that_is_received_and_the_head_is_shown(
         (["--demo", "drip", "http://127.0.0.1/"], 2, "--demo is what the own server does"),
     ],
 )
-def test_the_status_and_one_line_say_what_went_wrong(
-    run: Run, arguments: list[str], status: int, why: str
-) -> None:
+def test_the_status_says_what_went_wrong(run: Run, arguments: Any, status: int, why: str) -> None:
     done = run(*arguments)
     assert why in done.error
     assert done.status == status
 
 
-def test_a_refused_connection(peers: Any, run: Run) -> None:
-    assert run(url(peers.closed_port())).status == 7
+def test_a_lost_upload(serve: Any, run: Run, tmp_path: Path) -> None:
+    def lose(conn: socket.socket) -> None:
+        request_from(conn)
+        drop(conn)
+
+    (tmp_path / "upload").write_bytes(UPLOAD)
+    done = run("-s", str(tmp_path / "upload"), url(serve(lose)))
+    assert re.search(r"write to \S+ failed: \D+, 0 bytes so far; \d+ bytes sent\n", done.error)
+    assert done.status == 55
+
+
+@pytest.mark.parametrize("head", ["204 x", "304 x", "200 x\r\nTransfer-Encoding: x"])
+def test_an_answer_without_a_length_has_no_early_end(serve: Any, run: Run, head: str) -> None:
+    def peer(conn: socket.socket) -> None:
+        request_from(conn)
+        conn.sendall(f"HTTP/1.1 {head}\r\nContent-Length: 5\r\n\r\n".encode())
+
+    assert run(url(serve(peer))).status == 0
 
 
 def test_a_server_that_ends_the_stream_at_once(serve: Any, run: Run) -> None:
@@ -365,9 +376,7 @@ def secured(certificate: str) -> Any:
 
 
 @pytest.mark.parametrize("certificate", ["server", "self-signed", "expired", "wrong-name"])
-def test_a_certificate_that_is_refused_is_shown_all_the_same(
-    peers: Any, run: Run, certificate: str
-) -> None:
+def test_a_refused_certificate_is_shown(peers: Any, run: Run, certificate: str) -> None:
     trusted = CA if certificate in ("expired", "wrong-name") else ()
     address = peers.serve_in_turn(secured(certificate))
     done = run(*trusted, url(address, "https", "localhost"))
@@ -406,9 +415,7 @@ def test_a_ragged_end_after_all_of_content_length_is_a_note(
         ("--help >/dev/full", 23, "write to standard output failed: No space left on device"),
     ],
 )
-def test_a_standard_stream_that_is_closed_or_full_is_one_line(
-    command: str, status: int, why: str
-) -> None:
+def test_a_full_or_closed_standard_stream_is_one_line(command: str, status: int, why: str) -> None:
     done = bash(f"{sys.executable} -m httpx_net {command}", cwd=ROOT)
     assert (done.returncode, done.stdout) == (status, f"httpx_net: {why}\n")
 
@@ -437,16 +444,15 @@ def test_a_family_can_be_asked_for(serve: Any, run: Run, ours: str, other: str) 
     assert run(ours, address).status == 0
 
 
-@pytest.mark.parametrize("has_truststore", [True, False])
 def test_keys_are_logged_with_truststore_and_without(
-    serve_tls: Any, run: Run, monkeypatch: Any, tmp_path: Path, has_truststore: bool
+    peers: Any, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    if not has_truststore:
-        monkeypatch.setitem(sys.modules, "truststore", None)
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
-    address = serve_tls(web)
-    assert run(*CA, url(address, "https", "localhost")).status == 0
-    assert "TRAFFIC_SECRET" in (tmp_path / "keys").read_text()
+    for _ in range(2):
+        (tmp_path / "keys").write_text("")
+        assert run(*CA, url(peers.serve_tls(web), "https")).status == 0
+        assert "TRAFFIC_SECRET" in (tmp_path / "keys").read_text()
+        monkeypatch.setitem(sys.modules, "truststore", None)
 
 
 def test_the_help_is_one_screen_and_has_every_option(run: Run) -> None:
@@ -473,9 +479,6 @@ def leading(connect):
     return lambda self, address: connect(self, {routes}.get(address, address))
 socket.socket.connect = leading(_socket.socket.connect)
 socket.socket.connect_ex = leading(_socket.socket.connect_ex)
-def getpeername(self, real=_socket.socket.getpeername):
-    return {{to: name for name, to in {routes}.items()}}.get(real(self), real(self))
-socket.socket.getpeername = getpeername
 """
 
 
