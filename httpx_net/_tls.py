@@ -117,7 +117,7 @@ class TLSLayer(abc.ABC):
             except ssl.SSLWantWriteError:
                 self._owes = True
                 raise
-            except (ssl.SSLError, ValueError) as exc:
+            except (OSError, ValueError) as exc:
                 raise self._meant(exc) from None
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
@@ -127,7 +127,7 @@ class TLSLayer(abc.ABC):
                 if self._owes:
                     self._settle()
                 return self._write(data)
-            except (ssl.SSLError, ValueError) as exc:
+            except (OSError, ValueError) as exc:
                 raise self._meant(exc) from None
 
     def take(self, size: int) -> bytes:
@@ -227,12 +227,15 @@ class TLSLayer(abc.ABC):
         """Make *call*, with errors that mean the same on every Python."""
         try:
             return call(*args)
-        except (ssl.SSLError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise self._meant(exc) from None
 
     def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
         if isinstance(exc, WANTS) or not self._is_ours(exc):
+            return exc
+        if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError):
+            _clear_queue()
             return exc
         if not isinstance(exc, ssl.SSLError):
             # The ValueError of an SSLSocket that has been closed.
@@ -293,7 +296,7 @@ class TLSOverSocket(TLSLayer):
 
     def close_notify(self) -> None:
         # It sends the alert, and then fails for want of the peer's.
-        quietly(type(self._sock).unwrap, self._sock)
+        quietly(self._call, type(self._sock).unwrap, self._sock)
 
     def _end_meant(self, exc: ssl.SSLError) -> OSError:
         is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
@@ -457,6 +460,20 @@ def bare(exc: OSError) -> OSError:
     """*exc* without what it has met on its way, whose frames would keep the stream alive."""
     exc.__context__ = exc.__cause__ = None
     return exc.with_traceback(None)
+
+
+def _clear_queue() -> None:
+    """Let OpenSSL forget the errors of this thread.
+
+    OpenSSL 3.6, for one, queues what the kernel said to a write, and CPython doesn't clear that.
+    SSL_get_error() would take it for the error of any later call of this thread, whatever the
+    connection, that has nothing to return: of a read that must wait, or of an orderly end. What
+    OpenSSL itself finds wrong clears the queue.
+    """
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("")
+    except ssl.SSLError:
+        pass
 
 
 def quietly(method: Callable[..., object], of: object, *args: object) -> None:

@@ -498,3 +498,12 @@ def test_where_another_thread_reads_that_read_reports_the_alert(peers: Peers) ->
             write_until_it_fails(stream, 1000)
             assert "CERTIFICATE_REQUIRED" in str(reading.exception(HANG))
         assert "CERTIFICATE_REQUIRED" in str(failure(stream.read))
+
+
+def test_what_befell_one_connection_is_not_reported_by_another(peers: Peers) -> None:
+    healthy = connect(peers.serve_layers(lambda conn: conn.recv(1), 1), 1)
+    with healthy, connect(peers.serve_layers(part_and_end_and_reset, 1), 1) as stream:
+        assert isinstance(failure(stream.write, REQUEST), ConnectionError)
+        with httpx_net.timeout(0.05), pytest.raises(TimeoutError, match=r"timeout\(0.05\)"):
+            healthy.read()
+        healthy.write(b".")
