@@ -47,7 +47,7 @@ THREADS = 1000
 CYCLES = 10_000
 
 # In seconds: how long each scene with threads that meet goes on, and what none of this comes near.
-HAMMERED = float(os.environ.get("HTTPX_NET_LOAD_SECONDS", "1"))
+HAMMERED = float(os.environ.get("HTTPX_NET_LOAD_SECONDS", "0.5"))
 LONG = 120.0 + HAMMERED
 
 net = httpx_net.NetworkBackend()
