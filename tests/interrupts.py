@@ -59,16 +59,31 @@ def _lets_signals_in(frame: FrameType, last: dict[int, int]) -> bool:
     """Whether a signal might be handled where this line begins; *last* has each frame's last line.
 
     CPython looks for signals where a function begins, after calls, and where a loop jumps back; but
-    not on the way into a ``try``, or from there into its ``finally``, not on the way out of a
-    ``with``, which is a line once more, and not at a ``pass``, where raising would leave the error
-    that is being handled behind, for all that the thread does later.
+    not on the way into a ``try``, or from there into its ``finally``, and not on the way out of a
+    ``with``, which is a line once more. Nor where an error is being handled and no call is made:
+    to raise there would leave that error behind, for all that the thread does later.
     """
     file, number = frame.f_code.co_filename, frame.f_lineno
-    line, above = (linecache.getline(file, n).strip() for n in (number, number - 1))
     before, last[id(frame)] = last.get(id(frame), 0), number
-    if line.startswith("with ") and before > number:
-        return False
-    return line != "try:" and not line.startswith("pass") and above not in ("try:", "finally:")
+    line, above = (linecache.getline(file, n).strip() for n in (number, number - 1))
+    leaving = line.startswith("with ") and before > number
+    entering = line == "try:" or above in ("try:", "finally:")
+    handling = "(" not in line and any(
+        block.startswith("except") for block in _blocks_around(file, number)
+    )
+    return not (leaving or entering or handling or line == "pass")
+
+
+def _blocks_around(file: str, number: int) -> Iterator[str]:
+    """The lines that begin the blocks which that line is in, up to its function's."""
+    indent = None
+    while not (line := linecache.getline(file, number)).lstrip().startswith("def ") and number:
+        depth = len(line) - len(line.lstrip())
+        if line.strip() and (indent is None or depth < indent):
+            if indent is not None:
+                yield line.strip()
+            indent = depth
+        number -= 1
 
 
 def _functions(frame: FrameType | None) -> Iterator[str]:
