@@ -54,6 +54,7 @@ from ._tls import (
     is_loss,
     is_truncation,
     quietly,
+    truncation,
     wrap_socket,
 )
 from ._wait import READ, WRITE, ready, wait
@@ -515,6 +516,8 @@ class NetworkStream(NetworkStreamInterface):
         return error
 
     def _handshake_error(self, exc: OSError, name: str | None) -> OSError:
+        if is_truncation(exc):
+            exc = truncation("EOF occurred in violation of protocol")
         doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
         error = self._explained(doing, exc)
         self.close()

@@ -41,12 +41,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from ._names import is_networks, os_error, server_name
 from ._wait import READ, WRITE
-
-_Result = TypeVar("_Result")
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
 # fails in the middle nobody knows how much of it went out; a record is either out or not.
@@ -87,17 +85,17 @@ class _MoreToRead(ssl.SSLWantReadError):
 class TLSLayer(abc.ABC):
     """One TLS connection, as a client. One thread may receive while another sends."""
 
-    __slots__ = ("_ahead", "_lock", "_owes", "_read", "_write", "ssl_object")
-
     def __init__(
         self,
         ssl_object: ssl.SSLSocket | ssl.SSLObject,
         read: Callable[[int], bytes],
         write: Callable[[bytes | bytearray | memoryview], int],
+        shake_hands: Callable[[], None],
     ) -> None:
         self.ssl_object = ssl_object
         self._read = read
         self._write = write
+        self._shake_hands = shake_hands
         self._lock = threading.Lock()
         # Whether a read has left OpenSSL in the middle of something that it has to send.
         self._owes = False
@@ -110,55 +108,36 @@ class TLSLayer(abc.ABC):
         An end, and an error, is reported once; what comes after it means nothing.
         """
         with self._lock:
-            if self._ahead:
-                return self._from_ahead(size)
-            try:
-                return self._read(size)
-            except ssl.SSLWantWriteError:
-                self._owes = True
-                raise
-            except (OSError, ValueError) as exc:
-                raise self._meant(exc) from None
+            return self._from_ahead(size) if self._ahead else self._receive(size)
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send *data*, a record's worth at most; after a WANT only the same bytes will do."""
         with self._lock:
+            if self._owes:
+                self._settle()
+            # As put() does, without its call, of which an upload would make one for each record.
             try:
-                if self._owes:
-                    self._settle()
                 return self._write(data)
-            except (OSError, ValueError) as exc:
+            except (ssl.SSLError, ValueError) as exc:
                 raise self._meant(exc) from None
-
-    def take(self, size: int) -> bytes:
-        """Receive for a layer inside of this one, whose lock is held."""
-        try:
-            return self._from_ahead(size) if self._ahead else self._call(self._read, size)
-        except ssl.SSLWantWriteError:
-            self._owes = True
-            raise
-
-    def put(self, data: bytes) -> int:
-        """Send for a layer inside of this one, whose lock is held."""
-        if self._owes:
-            self._call(self._settle)
-        return self._call(self._write, data)
-
-    def _settle(self) -> None:
-        """Let OpenSSL finish what it had to send in a read.
-
-        A write in the middle of that is an error (BAD_LENGTH) that ends the connection.
-        """
-        self._do_handshake()
-        self._owes = False
 
     def handshake(self) -> None:
         """Take the handshake as far as it goes at once; to return means that it is complete."""
         with self._lock:
-            try:
-                self._call(self._do_handshake)
-            except ssl.SSLEOFError:
-                raise truncation("EOF occurred in violation of protocol") from None
+            self._settle()
+
+    # The same for a layer inside of this one, whose lock is held.
+
+    def take(self, size: int) -> bytes:
+        return self._from_ahead(size) if self._ahead else self._receive(size)
+
+    def put(self, data: bytes | bytearray | memoryview) -> int:
+        if self._owes:
+            self._settle()
+        try:
+            return self._write(data)
+        except (ssl.SSLError, ValueError) as exc:
+            raise self._meant(exc) from None
 
     def is_readable(self) -> bool:
         """Whether ``recv`` would return at once, or raise.
@@ -217,25 +196,30 @@ class TLSLayer(abc.ABC):
         """Note that a wait is over."""
 
     @abc.abstractmethod
-    def _do_handshake(self) -> None: ...
-
-    @abc.abstractmethod
     def close_notify(self) -> None:
         """Send the alert, if that can be done at once."""
 
-    def _call(self, call: Callable[..., _Result], *args: Any) -> _Result:
-        """Make *call*, with errors that mean the same on every Python."""
+    def _receive(self, size: int) -> bytes:
         try:
-            return call(*args)
-        except (OSError, ValueError) as exc:
+            return self._read(size)
+        except (ssl.SSLError, ValueError) as exc:
+            self._owes = isinstance(exc, ssl.SSLWantWriteError)
             raise self._meant(exc) from None
+
+    def _settle(self) -> None:
+        """Let OpenSSL finish a handshake, or what it had to send in a read.
+
+        A write in the middle of that is an error (BAD_LENGTH) that ends the connection.
+        """
+        try:
+            self._shake_hands()
+        except (ssl.SSLError, ValueError) as exc:
+            raise self._meant(exc) from None
+        self._owes = False
 
     def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
         if isinstance(exc, WANTS) or not self._is_ours(exc):
-            return exc
-        if isinstance(exc, OSError) and not isinstance(exc, ssl.SSLError):
-            _clear_queue()
             return exc
         if not isinstance(exc, ssl.SSLError):
             # The ValueError of an SSLSocket that has been closed.
@@ -264,7 +248,7 @@ class TLSLayer(abc.ABC):
         try:
             if self._ahead and (isinstance(self._ahead[-1], OSError) or not self._ahead[-1]):
                 return False
-            self._ahead.append(self._call(self._read, RECORD_SIZE))
+            self._ahead.append(self._receive(RECORD_SIZE))
             return bool(self._ahead[-1])
         except WANTS:
             return False
@@ -278,25 +262,20 @@ class TLSLayer(abc.ABC):
 class TLSOverSocket(TLSLayer):
     """TLS as ``wrap_socket`` does it."""
 
-    __slots__ = ("_error", "_sock")
-
     def __init__(self, sock: ssl.SSLSocket) -> None:
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self._sock = sock
         # The number of the error that the kernel has reported to woke().
         self._error = 0
-        super().__init__(sock, sock.read, sock.write)
+        super().__init__(sock, sock.read, sock.write, sock.do_handshake)
 
     def woke(self) -> None:
         if _HIDES_ERRNO:
             self._error = self._error or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
-    def _do_handshake(self) -> None:
-        self._sock.do_handshake()
-
     def close_notify(self) -> None:
         # It sends the alert, and then fails for want of the peer's.
-        quietly(self._call, type(self._sock).unwrap, self._sock)
+        quietly(type(self._sock).unwrap, self._sock)
 
     def _end_meant(self, exc: ssl.SSLError) -> OSError:
         is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
@@ -309,18 +288,6 @@ class TLSOverSocket(TLSLayer):
 
 class TLSOverTLS(TLSLayer):
     """TLS over the layer *below*, through memory BIOs."""
-
-    __slots__ = (
-        "_below",
-        "_cut",
-        "_incoming",
-        "_loss",
-        "_object",
-        "_outgoing",
-        "_sealed",
-        "_stalled",
-        "_unsent",
-    )
 
     def __init__(self, below: TLSLayer, ctx: ssl.SSLContext, hostname: str | None) -> None:
         self._below = below
@@ -335,7 +302,7 @@ class TLSOverTLS(TLSLayer):
         self._cut = False
         self._loss: OSError | None = None
         self._object = ctx.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
-        super().__init__(self._object, self._unseal, self._seal)
+        super().__init__(self._object, self._unseal, self._seal, self._do_handshake)
 
     def stalled(self) -> int:
         return self._stalled | self._below.stalled()
@@ -460,20 +427,6 @@ def bare(exc: OSError) -> OSError:
     """*exc* without what it has met on its way, whose frames would keep the stream alive."""
     exc.__context__ = exc.__cause__ = None
     return exc.with_traceback(None)
-
-
-def _clear_queue() -> None:
-    """Let OpenSSL forget the errors of this thread.
-
-    OpenSSL 3.6, for one, queues what the kernel said to a write, and CPython doesn't clear that.
-    SSL_get_error() would take it for the error of any later call of this thread, whatever the
-    connection, that has nothing to return: of a read that must wait, or of an orderly end. What
-    OpenSSL itself finds wrong clears the queue.
-    """
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).set_ciphers("")
-    except ssl.SSLError:
-        pass
 
 
 def quietly(method: Callable[..., object], of: object, *args: object) -> None:
