@@ -506,6 +506,8 @@ class NetworkStream(NetworkStreamInterface):
                 raise self._explained("read from", exc) from None
 
     def _write_error(self, exc: OSError, size: int) -> OSError:
+        if is_truncation(exc):
+            exc = BrokenPipeError(errno.EPIPE, "the peer has ended the stream")
         if self._open and not is_expiry(exc):
             self._hear(exc)
             # A server that refuses a client says why before it closes.

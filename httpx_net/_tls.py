@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import abc
 import errno
+import functools
 import socket
 import ssl
 import sys
@@ -118,7 +119,7 @@ class TLSLayer(abc.ABC):
             # As put() does, without its call, of which an upload would make one for each record.
             try:
                 return self._write(data)
-            except (ssl.SSLError, ValueError) as exc:
+            except (OSError, ValueError) as exc:
                 raise self._meant(exc) from None
 
     def handshake(self) -> None:
@@ -136,7 +137,7 @@ class TLSLayer(abc.ABC):
             self._settle()
         try:
             return self._write(data)
-        except (ssl.SSLError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise self._meant(exc) from None
 
     def is_readable(self) -> bool:
@@ -202,7 +203,7 @@ class TLSLayer(abc.ABC):
     def _receive(self, size: int) -> bytes:
         try:
             return self._read(size)
-        except (ssl.SSLError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             self._owes = isinstance(exc, ssl.SSLWantWriteError)
             raise self._meant(exc) from None
 
@@ -213,7 +214,7 @@ class TLSLayer(abc.ABC):
         """
         try:
             self._shake_hands()
-        except (ssl.SSLError, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise self._meant(exc) from None
         self._owes = False
 
@@ -221,12 +222,13 @@ class TLSLayer(abc.ABC):
         """What *exc*, as ``ssl`` raised it, says of the connection."""
         if isinstance(exc, WANTS) or not self._is_ours(exc):
             return exc
-        if not isinstance(exc, ssl.SSLError):
+        _forget_errors()
+        if not isinstance(exc, OSError):
             # The ValueError of an SSLSocket that has been closed.
             return os_error(errno.EBADF)
         return self._end_meant(exc) if is_truncation(exc) else exc
 
-    def _end_meant(self, exc: ssl.SSLError) -> OSError:
+    def _end_meant(self, exc: OSError) -> OSError:
         return exc
 
     def _is_ours(self, exc: Exception) -> bool:
@@ -277,7 +279,7 @@ class TLSOverSocket(TLSLayer):
         # It sends the alert, and then fails for want of the peer's.
         quietly(type(self._sock).unwrap, self._sock)
 
-    def _end_meant(self, exc: ssl.SSLError) -> OSError:
+    def _end_meant(self, exc: OSError) -> OSError:
         is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
         if self._error and not (is_surely_end and self._error == errno.EPIPE):
             return os_error(self._error)
@@ -397,6 +399,20 @@ def is_loss(exc: object) -> bool:
     if not isinstance(exc, OSError) or isinstance(exc, ssl.SSLError):
         return False
     return exc.errno != errno.EPIPE and exc.errno not in NO_MEMORY
+
+
+def _forget_errors() -> None:
+    """Clear what OpenSSL keeps of this thread's errors, which happens where a connection is made.
+
+    From OpenSSL 3.6 on, CPython 3.14 and 3.15 leave the error of a failed write there, and take it
+    for that of the next call, on whichever connection.
+    """
+    _spare_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+
+
+@functools.cache
+def _spare_context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def truncation(text: str = _TRUNCATED) -> ssl.SSLEOFError:

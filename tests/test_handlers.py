@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -81,8 +81,10 @@ def ends_when_told(goes: threading.Event) -> Callable[[Any], None]:
         assert goes.wait(HANG)
         conn.sendall(b"later")
         say_goodbye(conn)
-        bottom(conn).shutdown(socket.SHUT_WR)
-        silent(bottom(conn))
+        # The client may have gone.
+        with suppress(OSError):
+            bottom(conn).shutdown(socket.SHUT_WR)
+            silent(bottom(conn))
 
     return peer
 
