@@ -218,6 +218,15 @@ class TLSLayer(abc.ABC):
             raise self._meant(exc) from None
         self._owes = False
 
+    def _unwrap(self) -> None:
+        try:
+            self.ssl_object.unwrap()
+        except (OSError, ValueError) as exc:
+            # Nearly always: it has sent the alert, and wants that of the peer.
+            if not self._is_ours(exc):
+                raise
+            self._meant(exc)
+
     def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
         if isinstance(exc, WANTS) or not self._is_ours(exc):
@@ -276,8 +285,7 @@ class TLSOverSocket(TLSLayer):
             self._error = self._error or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def close_notify(self) -> None:
-        # It sends the alert, and then fails for want of the peer's.
-        quietly(type(self._sock).unwrap, self._sock)
+        self._unwrap()
 
     def _end_meant(self, exc: OSError) -> OSError:
         is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
@@ -337,7 +345,7 @@ class TLSOverTLS(TLSLayer):
         return sent
 
     def close_notify(self) -> None:
-        quietly(type(self._object).unwrap, self._object)
+        self._unwrap()
         # Or the alert of a failed handshake (RFC 8446, section 6.2).
         self._flush_in_passing()
         self._below.close_notify()
