@@ -105,7 +105,8 @@ def bounded(wait: Callable[..., _Result], seconds: float, *args: object) -> _Res
             return result
         seconds -= longest
         if nearest is not None and longest == left:
-            nearest._passed = True
+            # Unless it was left or cancelled meanwhile.
+            nearest._passed = not nearest._over
         elif seconds <= 0.0:
             return result
 

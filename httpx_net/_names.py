@@ -296,28 +296,34 @@ def is_expiry(exc: BaseException) -> bool:
     Its class and errno don't tell: the kernel's ETIMEDOUT and a signal handler's error may look
     the same.
     """
-    return isinstance(exc, TimeoutError) and _origin(exc) == f"{__package__}._deadlines"
+    if not isinstance(exc, TimeoutError):
+        return False
+    modules = _way_of(exc)
+    return modules[-1:] == [f"{__package__}._deadlines"] and _are_ours(modules)
 
 
 def is_networks(exc: BaseException, *modules: str) -> bool:
     """Whether *exc* is the network's, and not that of a signal handler of the caller's.
 
-    A number doesn't tell, for the ``open()`` of a handler fails with one too. The traceback does:
-    it ends in this package, in ``socket`` or ``ssl``, or in one of *modules*, while a handler
-    always leaves a frame of its own.
+    A number doesn't tell, for the ``open()`` of a handler fails with one too, and a handler may
+    use the network itself. The traceback does: from here on down it has no code but that of this
+    package, of the standard library below it and of *modules*, while a handler always leaves a
+    frame of its own.
     """
-    origin = _origin(exc)
-    if origin is None:
-        return True
-    ours = [f"{module}." for module in (__package__, "socket", "ssl", *modules)]
-    return f"{origin}.".startswith(tuple(ours))
+    return _are_ours(_way_of(exc), *modules)
 
 
-def _origin(exc: BaseException) -> Any:
-    """The name of the module whose code raised *exc*, None if nobody has raised it yet."""
-    traceback = exc.__traceback__
-    if traceback is None:
-        return None
-    while traceback.tb_next is not None:
+def _way_of(exc: BaseException) -> list[str]:
+    """The modules whose code *exc* has come through, down to the one that raised it."""
+    modules, traceback = [], exc.__traceback__
+    while traceback is not None:
+        modules.append(traceback.tb_frame.f_globals.get("__name__", ""))
         traceback = traceback.tb_next
-    return traceback.tb_frame.f_globals.get("__name__", "")
+    return modules
+
+
+def _are_ours(modules: list[str], *more: str) -> bool:
+    # The last two are on the way of an error from select(), and out of a `with` of ours.
+    ours = (__package__, "socket", "ssl", "selectors", "contextlib", *more)
+    prefixes = tuple([f"{module}." for module in ours])
+    return not [module for module in modules if not f"{module}.".startswith(prefixes)]
