@@ -25,6 +25,9 @@ class NetworkStreamInterface(abc.ABC):
     meets it raises ``TimeoutError``, as does one that is begun when it has passed. Using a stream
     after ``close()`` is an ``OSError`` with ``errno.EBADF``.
 
+    One thread may read while another writes, each under its own deadline; two readers, or two
+    writers, may not.
+
     As a context manager a stream closes itself on the way out.
     """
 
@@ -36,6 +39,8 @@ class NetworkStreamInterface(abc.ABC):
 
         None leaves the number to the stream. ``b""`` means that the peer has ended the stream in
         an orderly way, and says so again each time; an end that may be a truncation is an error.
+        Once a call on this stream has been told that the connection is lost, that is what reads
+        report in place of an end.
 
         A read that fails by ``TimeoutError`` has consumed nothing, and may be repeated.
 
@@ -94,7 +99,11 @@ class NetworkStreamInterface(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End the stream and give back what it holds. Never raises, never waits; idempotent."""
+        """End the stream and give back what it holds. Never raises, never waits; idempotent.
+
+        It may come from another thread: a read or a write that waits there ends with the error of
+        a closed stream.
+        """
 
     def __enter__(self: _Stream) -> _Stream:
         return self

@@ -49,12 +49,12 @@ from ._tls import (
     TLSOverTLS,
     bare,
     check_tls_arguments,
+    handshake_meant,
     home,
     is_connected,
     is_loss,
     is_truncation,
     quietly,
-    truncation,
     wrap_socket,
 )
 from ._wait import READ, WRITE, ready, wait
@@ -518,10 +518,8 @@ class NetworkStream(NetworkStreamInterface):
         return error
 
     def _handshake_error(self, exc: OSError, name: str | None) -> OSError:
-        if is_truncation(exc):
-            exc = truncation("EOF occurred in violation of protocol")
         doing = "TLS handshake with" if name is None else f"TLS handshake for {name!r} with"
-        error = self._explained(doing, exc)
+        error = self._explained(doing, handshake_meant(exc))
         self.close()
         return error
 

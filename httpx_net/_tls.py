@@ -73,6 +73,9 @@ _HIDES_TRUNCATION = (
 # OpenSSL's name for an end without close_notify, since 3.0.
 _TRUNCATION = "UNEXPECTED_EOF_WHILE_READING"
 
+# And for what is no record of TLS, such as an answer of HTTP or the banner of a mail server.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
+
 _TRUNCATED = (
     "the stream ended without close_notify, so it may have been truncated "
     "(suppress_ragged_eofs=True takes this for its end)"
@@ -427,6 +430,15 @@ def truncation(text: str = _TRUNCATED) -> ssl.SSLEOFError:
     """The error of a stream that ended without the peer's close_notify."""
     exc = ssl.SSLEOFError(ssl.SSL_ERROR_EOF, text)
     exc.reason = _TRUNCATION
+    return exc
+
+
+def handshake_meant(exc: OSError) -> OSError:
+    """What *exc*, which ended a handshake, says of the peer."""
+    if is_truncation(exc):
+        return truncation("EOF occurred in violation of protocol")
+    if getattr(exc, "reason", None) in _NO_TLS:
+        exc.strerror = f"the peer does not speak TLS: {exc.strerror}"
     return exc
 
 
