@@ -32,7 +32,6 @@ passes over within one call, for as long as the kernel has more of them at once.
 
 from __future__ import annotations
 
-import abc
 import errno
 import functools
 import socket
@@ -86,7 +85,7 @@ class _MoreToRead(ssl.SSLWantReadError):
     """Nothing has to be waited for."""
 
 
-class TLSLayer(abc.ABC):
+class TLSLayer:
     """One TLS connection, as a client. One thread may receive while another sends."""
 
     def __init__(
@@ -195,13 +194,18 @@ class TLSLayer(abc.ABC):
         """What to wait for before records that a read left behind can go out."""
         return 0
 
-    @abc.abstractmethod
     def woke(self) -> None:
         """Note that a wait is over."""
 
-    @abc.abstractmethod
     def close_notify(self) -> None:
         """Send the alert, if that can be done at once."""
+        try:
+            self.ssl_object.unwrap()
+        except (OSError, ValueError) as exc:
+            # Nearly always: it has sent the alert, and wants that of the peer.
+            if not self._is_ours(exc):
+                raise
+            self._meant(exc)
 
     def _receive(self, size: int) -> bytes:
         try:
@@ -220,15 +224,6 @@ class TLSLayer(abc.ABC):
         except (OSError, ValueError) as exc:
             raise self._meant(exc) from None
         self._owes = False
-
-    def _unwrap(self) -> None:
-        try:
-            self.ssl_object.unwrap()
-        except (OSError, ValueError) as exc:
-            # Nearly always: it has sent the alert, and wants that of the peer.
-            if not self._is_ours(exc):
-                raise
-            self._meant(exc)
 
     def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
@@ -286,9 +281,6 @@ class TLSOverSocket(TLSLayer):
     def woke(self) -> None:
         if _HIDES_ERRNO:
             self._error = self._error or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-    def close_notify(self) -> None:
-        self._unwrap()
 
     def _end_meant(self, exc: OSError) -> OSError:
         is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
@@ -348,7 +340,7 @@ class TLSOverTLS(TLSLayer):
         return sent
 
     def close_notify(self) -> None:
-        self._unwrap()
+        super().close_notify()
         # Or the alert of a failed handshake (RFC 8446, section 6.2).
         self._flush_in_passing()
         self._below.close_notify()
