@@ -40,9 +40,12 @@ from typing import Any, Protocol
 import httpx_net
 from httpx_net import NetworkStreamInterface
 
-LIMIT = 0.05  # seconds: the deadlines that are waited for
-SLACK = 2.0  # how late a deadline may be; for slow machines, since a quiet one needs a millisecond
-PATIENCE = 10.0  # how long a check may take; most need a few milliseconds
+# Seconds: the deadlines that are waited for.
+LIMIT = 0.05
+# How late a deadline may be, on slow machines. A quiet one needs a millisecond.
+SLACK = 2.0
+# How long a check may take. Most need a few milliseconds.
+PATIENCE = 10.0
 MIB = 1024 * 1024
 
 
@@ -109,7 +112,8 @@ def a_read_returns_at_most_max_bytes(stream: NetworkStreamInterface, peer: Peer)
     peer.sendall(b"hello")
     assert stream.read(1) == b"h"
     assert stream.read(max_bytes=1) == b"e"
-    assert stream.read(MIB)[:1] == b"l"  # more than there is, is fine
+    # To ask for more than there is, is fine.
+    assert stream.read(MIB)[:1] == b"l"
 
 
 def the_rest_stays_for_the_next_read(stream: NetworkStreamInterface, peer: Peer) -> None:
@@ -219,7 +223,8 @@ def one_thread_may_read_while_another_writes(stream: NetworkStreamInterface, pee
     data = pattern(2 * MIB + 1)
 
     def write() -> None:
-        time.sleep(LIMIT)  # until the read waits
+        # By then the read waits.
+        time.sleep(LIMIT)
         with httpx_net.timeout(PATIENCE):
             stream.write(data)
 
@@ -252,7 +257,8 @@ def a_read_that_timed_out_has_consumed_nothing(stream: NetworkStreamInterface, p
 
 def a_passed_deadline_beats_waiting_data(stream: NetworkStreamInterface, peer: Peer) -> None:
     peer.sendall(b"ab")
-    assert stream.read(1) == b"a"  # so the other one is there, too
+    # The other byte is there, too, then.
+    assert stream.read(1) == b"a"
     with raises(TimeoutError), httpx_net.timeout(0):
         stream.read()
     assert stream.read() == b"b"
@@ -332,7 +338,8 @@ def a_deadline_ends_with_its_block(stream: NetworkStreamInterface, peer: Peer) -
 
 
 def a_deadline_of_any_length_works(stream: NetworkStreamInterface, peer: Peer) -> None:
-    for seconds in (4294967.32, 1e300):  # settimeout() makes 0.02 s of the first
+    # settimeout() takes the first for 0.02 s.
+    for seconds in (4294967.32, 1e300):
         late = meanwhile(lambda: (time.sleep(LIMIT * 2), peer.sendall(receive(peer, 4))))
         with late, httpx_net.timeout(seconds):
             stream.write(b"ping")
@@ -445,7 +452,8 @@ def the_addresses_are_still_there_after_close(stream: NetworkStreamInterface, pe
 
 def it_knows_whether_it_is_readable(stream: NetworkStreamInterface, peer: Peer) -> None:
     if stream.get_extra_info("is_readable") is None:
-        return  # it doesn't know this key
+        # This stream does not know the key.
+        return
     assert not stream.get_extra_info("is_readable"), "nothing has come yet"
     peer.sendall(b"ab")
     becomes_readable(stream)

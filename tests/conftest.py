@@ -94,7 +94,8 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     failed = request.session.testsfailed
     yield
     if request.session.testsfailed > failed:
-        return  # the traceback of a failed test keeps its frames, and so its sockets, alive
+        # The traceback of a failed test keeps its frames, and so its sockets, alive.
+        return
     assert httpx_net.remaining() is None
     left = unfinished(set(threading.enumerate()) - threads)
     assert not left, f"threads still running: {left}"
@@ -106,20 +107,17 @@ def nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
 def unfinished(threads: set[threading.Thread]) -> list[str]:
     """The names of those that do not end in the time any peer gets."""
     deadline = time.monotonic() + HANG
-
-    def busy() -> list[threading.Thread]:
-        return [thread for thread in threads if thread.is_alive()]
-
-    while (waiting := busy()) and time.monotonic() < deadline:
-        waiting[0].join(0.01)
-    return [thread.name for thread in busy()]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in threads if thread.is_alive()]
 
 
 def open_descriptors() -> set[str]:
     """This process's open files; none where the system has no list of them."""
     found = set()
     for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else ():
-        with suppress(OSError):  # one of them was the list, closed by now
+        # One of them was the list, closed by now.
+        with suppress(OSError):
             status = os.fstat(int(name))
             found.add(f"{name} {stat.filemode(status.st_mode)} inode {status.st_ino}")
     return found

@@ -52,9 +52,11 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self.answers: dict[str, Address | Exception] = {}  # other names don't exist
+        # Names that are not in here do not exist.
+        self.answers: dict[str, Address | Exception] = {}
         self.asked: list[str] = []
-        self.threads: list[threading.Thread] = []  # those that asked
+        # The threads that asked.
+        self.threads: list[threading.Thread] = []
         self._may_answer = threading.Event()
         self._may_answer.set()
 
@@ -85,12 +87,6 @@ class Resolver:
         if isinstance(answer, Exception):
             raise answer
         return [info((answer[0], port, *answer[2:]))]
-
-
-def main_thread_is_in(*functions: Callable[..., object]) -> bool:
-    """Whether the main thread is in one of *functions* itself, or in the kernel for it."""
-    main = sys._current_frames()[threading.main_thread().ident or 0]
-    return main.f_code in [function.__code__ for function in functions]
 
 
 @contextmanager

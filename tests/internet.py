@@ -58,7 +58,8 @@ HOSTS = {
     "chunked.example.com": ["203.0.113.21"],
     "plain.example.com": ["203.0.113.22"],
     "intranet.example.com": ["10.0.0.5"],
-    "slow-dns.example.com": [],  # never answers
+    # This one never answers.
+    "slow-dns.example.com": [],
 }
 
 ANSWER = (
@@ -72,7 +73,8 @@ class Internet:
 
     def __init__(self, peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
         self._peers = peers
-        self._documented: dict[Address, Address] = {}  # by the address of the peer
+        # By the address of the peer.
+        self._documented: dict[Address, Address] = {}
         self._over = threading.Event()
         self._context = server_context("server")
         www, closed, dead = "93.184.216.34", "203.0.113.10", "203.0.113.11"
@@ -232,7 +234,8 @@ def web(conn: socket.socket) -> None:
         if isinstance(conn, ssl.SSLSocket):
             send_close_notify(conn)
         else:
-            with suppress(OSError):  # the client may be gone
+            # The client may be gone.
+            with suppress(OSError):
                 conn.shutdown(socket.SHUT_WR)
         silent(conn)
 
@@ -288,7 +291,8 @@ def relay(client: socket.socket, server: socket.socket) -> None:
                 source: Any = key.fileobj
                 data = source.recv(65536)
                 if not data:
-                    with suppress(OSError):  # it may be gone as well
+                    # It may be gone as well.
+                    with suppress(OSError):
                         key.data.shutdown(socket.SHUT_WR)
                     return
                 key.data.sendall(data)

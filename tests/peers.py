@@ -51,7 +51,8 @@ SLACK = 2.0
 POLL = 0.01
 
 Address = tuple[str, int]
-Handler = Callable[[Any], object]  # of a socket.socket, or of the ssl.SSLSocket of serve_tls
+# It gets a socket.socket, or the ssl.SSLSocket of serve_tls.
+Handler = Callable[[Any], object]
 
 LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -413,7 +414,8 @@ class Peers:
     """The peers of one test. ``close`` waits for them and raises what they raised."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()  # it unwinds all of it even if one peer failed
+        # An ExitStack unwinds all of it even if one peer has failed.
+        self._stack = ExitStack()
 
     def close(self) -> None:
         self._stack.close()
@@ -544,7 +546,8 @@ class Peers:
                 client_may_leave(),
             ):
                 head = b""
-                while not head.endswith(b"\r\n\r\n"):  # a client waits for the answer
+                # A client says no more until it has the answer.
+                while not head.endswith(b"\r\n\r\n"):
                     head += client.recv(1)
                 assert head.startswith(b"CONNECT "), head
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -571,7 +574,8 @@ class Peers:
         address = _address(listener)
         with selectors.DefaultSelector() as selector, selectors.DefaultSelector() as arrivals:
             arrivals.register(listener, selectors.EVENT_READ)
-            for number in range(32):  # the queue for a backlog of 0 holds one connection on Linux
+            # On Linux the queue for a backlog of 0 holds one connection.
+            for number in range(32):
                 filler = self._own(socket.socket(family))
                 filler.setblocking(False)
                 filler.connect_ex(address)
@@ -582,7 +586,8 @@ class Peers:
                 if not selector.select(0.01 if full else 0.1):
                     return address
                 selector.unregister(filler)
-                arrivals.select(HANG)  # it counts once the listener has heard of it
+                # It counts once the listener has heard of it.
+                arrivals.select(HANG)
         pytest.skip("a full listener doesn't drop SYNs on this system")
 
     def tcp_pair(self, family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
@@ -620,7 +625,8 @@ class Peers:
                     break
             else:
                 return
-            listener.close()  # one connection: the next is refused, and doesn't hang
+            # The next connection is refused, and does not hang.
+            listener.close()
             with conn:
                 conn.settimeout(HANG)
                 handler(conn)
@@ -650,7 +656,8 @@ def _address(sock: socket.socket) -> Address:
 
 def splice(client: Any, server: socket.socket) -> None:
     """Carry bytes both ways until one side ends."""
-    pending = getattr(client, "pending", int)  # nothing of the kind on a plain socket
+    # A plain socket has no such method, and int() is 0.
+    pending = getattr(client, "pending", int)
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ)
         selector.register(server, selectors.EVENT_READ)
@@ -671,4 +678,5 @@ def splice(client: Any, server: socket.socket) -> None:
         send_close_notify(client)
     else:
         client.shutdown(socket.SHUT_WR)
-    silent(client)  # closing over unread bytes would be a reset, and destroy what is on its way
+    # To close with bytes unread would be a reset, and destroy what is on its way.
+    silent(client)

@@ -40,7 +40,8 @@ from peers import (
 )
 
 net = httpx_net.NetworkBackend()
-PAYLOAD = random.Random(0).randbytes(40_000)  # three records
+# Three records.
+PAYLOAD = random.Random(0).randbytes(40_000)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +208,8 @@ def test_without_memory_a_read_fails_and_later_ones_leave_out_no_byte(
         with connect_tls_in_tls(address, context) as stream, httpx_net.timeout(HANG):
             with suppress(MemoryError), out_of_memory(moment) as where:
                 read_all(stream, received)
-            with suppress(OSError):  # what was lost on the way up is found missing
+            # Bytes that were lost on the way up are found missing.
+            with suppress(OSError):
                 read_all(stream, received)
                 ended = True
         assert PAYLOAD.startswith(received), where

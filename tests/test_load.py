@@ -89,7 +89,8 @@ class Echo:
                     key.data(key.fileobj)
                 except (BlockingIOError, ssl.SSLWantReadError):
                     pass
-                except OSError:  # the client is gone
+                # The client is gone.
+                except OSError:
                     self._end(key.fileobj)
         for key in list(self._selector.get_map().values()):
             self._end(key.fileobj)
@@ -106,8 +107,10 @@ class Echo:
         self._selector.register(conn, selectors.EVENT_READ, self._echo)
 
     def _echo(self, conn: socket.socket) -> None:
-        while data := conn.recv(65536):  # which does the handshake as well
-            conn.send(data)  # as little as these clients say always fits
+        # On TLS, recv does the handshake as well.
+        while data := conn.recv(65536):
+            # There is always room for the little that these clients say.
+            conn.send(data)
         self._end(conn)
 
     def _end(self, conn: Any) -> None:
@@ -140,7 +143,8 @@ def test_each_of_a_thousand_threads_has_its_own_deadline_and_stream(
         with httpx_net.timeout(mine), net.connect(*echo.address) as stream:
             start(stream, context)
             exchange(stream, b"I am %d" % number)
-            together.wait(LONG)  # all are connected, and inside of a block
+            # By now all are connected, and inside a block.
+            together.wait(LONG)
             exchange(stream, b"I am still %d" % number)
             assert mine - LONG < httpx_net.remaining() < mine
             short = 0.05 + number / 10_000
@@ -157,7 +161,8 @@ def test_each_of_a_thousand_threads_has_its_own_deadline_and_stream(
         try:
             scene(number)
         except BaseException:
-            together.abort()  # or the others would wait for one that has failed
+            # The others must not wait for a thread that has failed.
+            together.abort()
             raise
 
     before = len(open_descriptors())
@@ -168,7 +173,8 @@ def test_each_of_a_thousand_threads_has_its_own_deadline_and_stream(
         with ThreadPoolExecutor(THREADS) as pool:
             done = [pool.submit(guarded, number) for number in range(THREADS)]
         failures = [error for each in done if (error := each.exception()) is not None]
-        if failures:  # rather the cause than a barrier that it broke
+        # Raise the cause rather than the barrier that it broke.
+        if failures:
             raise next(e for e in failures if not isinstance(e, threading.BrokenBarrierError))
     assert len(open_descriptors()) == before
 
@@ -185,7 +191,8 @@ def test_thousands_of_connections_leave_nothing(peers: Peers, tls: bool, cycles:
     def cycle() -> None:
         with httpx_net.timeout(HANG), net.connect(*echo.address) as stream:
             start(stream, context)
-            exchange(stream, b"x")  # not to outrun the listener, which would cost a second each
+            # Without an exchange we would outrun the listener, which costs a second each time.
+            exchange(stream, b"x")
 
     def measure(made: int) -> tuple[int, int]:
         wait_until(lambda: echo.accepted == made and not echo.clients())
@@ -198,7 +205,8 @@ def test_thousands_of_connections_leave_nothing(peers: Peers, tls: bool, cycles:
         repeat(cycle, cycles)
         descriptors_after, blocks_after = measure(some + cycles)
     assert descriptors_after == descriptors_before
-    assert blocks_after - blocks_before < cycles / 10  # of memory; one for each would be a leak
+    # A block of memory for each connection would be a leak.
+    assert blocks_after - blocks_before < cycles / 10
 
 
 def repeat(call: Callable[[], object], times: int) -> None:

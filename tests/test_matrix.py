@@ -70,7 +70,8 @@ def half(passed: int) -> int:
     return max(0, HALF - passed)
 
 
-Pace = Callable[[int], int]  # how many bytes may go next, once so many have passed
+# How many bytes may go next, once so many have passed.
+Pace = Callable[[int], int]
 
 
 class Vice(NamedTuple):
@@ -121,7 +122,8 @@ class Relay:
                 vicious = self._spoiled.is_set() and not self._released.is_set()
                 size = pace(passed) if vicious else 65_536
                 if size:
-                    data = source.recv(min(size, there) or 1)  # none but these
+                    # Take none but the bytes that we have seen.
+                    data = source.recv(min(size, there) or 1)
                     if not data:
                         break
                     sink.sendall(data)

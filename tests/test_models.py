@@ -71,7 +71,8 @@ def test_what_goes_in_comes_out_in_any_pieces_both_ways(
 
 def play(stream: Any, peer: Any, script: list[tuple[str, int]]) -> None:
     source = random.Random(0)
-    to_them, to_us = bytearray(), bytearray()  # on the way
+    # What is on its way.
+    to_them, to_us = bytearray(), bytearray()
 
     def is_right() -> bool:
         return stream.get_extra_info("is_readable") == bool(to_us)
@@ -106,8 +107,10 @@ def comes_out(queue: bytearray, data: bytes, at_most: int) -> None:
 
 # ---- Garbage: a peer may say anything, anywhere
 
-PAYLOAD = random.Random(0).randbytes(20_000)  # two records
-SAID = 26_000  # what all of it comes to, handshakes included, at least
+# Two records.
+PAYLOAD = random.Random(0).randbytes(20_000)
+# The bytes on the wire are at least so many, handshakes included.
+SAID = 26_000
 
 
 def ends(conn: Any, rest: bytes) -> None:
@@ -152,7 +155,8 @@ vices = st.one_of(
     st.builds(flips, st.integers(0, 7)),
     st.builds(skips, st.integers(1, 30)),
 )
-moments = st.integers(0, 4000) | st.integers(0, SAID)  # most stages are over soon
+# Most stages are over early, so look there more often.
+moments = st.integers(0, 4000) | st.integers(0, SAID)
 
 DOCUMENTED = {
     OSError,
@@ -184,7 +188,8 @@ def says_all_meddled_with(
             conn.sendall(PAYLOAD)
             tls.pop().send_close_notify()
         with client_may_leave(), suppress(Over, ssl.SSLError):
-            if inside:  # the stream outside of it ends in order, whatever goes on inside
+            # The outer stream ends in an orderly way, whatever goes on inside.
+            if inside:
                 tls[0].send_close_notify()
 
     return peer
@@ -203,7 +208,8 @@ def test_whatever_a_peer_says_no_other_byte_comes_out_and_only_documented_errors
     peer = says_all_meddled_with(layers, inside, moment, vice, version)
     with new_peers() as peers, NetworkStream(peers.serve_pair(peer)) as stream:
         try:
-            with httpx_net.timeout(HANG):  # which nothing here comes to
+            # Nothing here lasts until this deadline.
+            with httpx_net.timeout(HANG):
                 for _ in range(layers):
                     stream.start_tls(CONTEXT, "localhost")
                 while data := stream.read():
@@ -359,7 +365,8 @@ def test_any_arguments_of_start_tls(context: Any, hostname: Any) -> None:
         try:
             with httpx_net.timeout(0):
                 stream.start_tls(context, hostname)
-        except TimeoutError:  # they were good: it came to the deadline
+        # The arguments were good, and the deadline came next.
+        except TimeoutError:
             assert " CLOSED" in repr(stream)
             return
         except (ValueError, TypeError):
@@ -373,7 +380,8 @@ def test_any_server_name_that_is_not_refused_is_one_that_ssl_takes(hostname: Any
     ours, theirs = socket.socketpair()
     with theirs, NetworkStream(ours) as stream:
         theirs.shutdown(socket.SHUT_WR)
-        with refused_or(ssl.SSLError):  # the handshake, which ends where it waits for an answer
+        # A handshake that begins fails where it waits for an answer.
+        with refused_or(ssl.SSLError):
             stream.start_tls(CONTEXT, hostname)
         began = " CLOSED" in repr(stream)
         stream.close()
@@ -383,7 +391,8 @@ def test_any_server_name_that_is_not_refused_is_one_that_ssl_takes(hostname: Any
 KEYS = ["client_addr", "server_addr", "socket", "ssl_object", "is_readable"]
 
 
-@given(anything.filter(lambda key: key not in KEYS))  # Hypothesis knows what is in the source
+# Hypothesis finds the real keys in the source.
+@given(anything.filter(lambda key: key not in KEYS))
 def test_any_key_of_get_extra_info(key: Any) -> None:
     ours, theirs = socket.socketpair()
     with theirs, NetworkStream(ours) as stream:

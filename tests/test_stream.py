@@ -293,7 +293,8 @@ def test_a_deadline_cancelled_while_a_read_waits_does_not_end_it(ends: Ends) -> 
 
     with in_thread(read_in_time) as reading:
         cancelled.cancel()
-        time.sleep(0.2)  # until the deadline would have passed
+        # By then the deadline would have passed.
+        time.sleep(0.2)
         assert not reading.done()
         peer.sendall(b"late")
         assert reading.result(HANG) == b"late"
@@ -334,7 +335,8 @@ def test_a_timeout_of_the_sockets_own_is_lifted(pair: Pair) -> None:
     ours, peer = pair
     ours.settimeout(0.01)
     with NetworkStream(ours) as stream, in_thread(stream.read) as reading:
-        time.sleep(0.03)  # until it would have fired
+        # By then it would have fired.
+        time.sleep(0.03)
         peer.sendall(b"late")
         assert reading.result(HANG) == b"late"
 
@@ -342,7 +344,8 @@ def test_a_timeout_of_the_sockets_own_is_lifted(pair: Pair) -> None:
 @posix
 def test_a_timeout_that_is_an_option_of_the_socket_ends_no_read(pair: Pair) -> None:
     ours, peer = pair
-    a_moment = struct.pack("@ll", 0, 1000)  # after which the kernel says EAGAIN
+    # A millisecond, after which the kernel says EAGAIN.
+    a_moment = struct.pack("@ll", 0, 1000)
     ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, a_moment)
     with NetworkStream(ours) as stream, in_thread(stream.read) as reading:
         peer.sendall(b"late")
@@ -416,7 +419,8 @@ def test_close_frees_the_descriptor_once(ends: Ends) -> None:
     sock = stream.get_extra_info("socket")
     stream.close()
     assert sock.fileno() == -1
-    with open(os.devnull) as reused:  # likely under the number that has become free
+    # This likely has the number that has become free.
+    with open(os.devnull) as reused:
         stream.close()
         assert os.fstat(reused.fileno())
 
@@ -508,7 +512,8 @@ def test_a_stream_that_was_never_made_is_none() -> None:
         with pytest.raises(ValueError, match="connected"):
             NetworkStream(sock)
         assert collect([]) == []
-        assert sock.fileno() >= 0  # and the socket is still its caller's
+        # The socket is still its caller's.
+        assert sock.fileno() >= 0
 
 
 def test_the_warning_points_at_the_line_that_let_go(pair: Pair) -> None:

@@ -136,7 +136,8 @@ def test_it_imports_itself_relatively_and_else_only_what_comes_with_python() -> 
     for path in PACKAGE.glob("*.py"):
         known = sys.stdlib_module_names
         if path.name == "__main__.py":
-            known |= {"truststore"}  # the command does without where it is not installed
+            # The command does without truststore where that is not installed.
+            known |= {"truststore"}
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
