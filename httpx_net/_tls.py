@@ -56,7 +56,7 @@ WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 # always has one more must not outlast the deadline, which is for the caller to ask for.
 _MOST_RECORDS = 16
 
-# What is read ahead at most after a write has failed: as much as any socket buffers.
+# How often one call reads ahead of recv() at most: for as much as any socket buffers.
 _MOST_AHEAD = 1_024
 
 # This machine's trouble, after which the connection may go on.
@@ -149,8 +149,9 @@ class TLSLayer:
         socket readable as well. What the attempt brings is kept for the next ``recv``.
         """
         with self._lock:
-            if not self._ahead:
-                self._read_ahead()
+            for _ in range(_MOST_AHEAD):
+                if self._ahead or not self._read_ahead():
+                    break
             return bool(self._ahead)
 
     def collect(self, is_alone: Callable[[], bool]) -> OSError | None:
@@ -259,8 +260,8 @@ class TLSLayer:
                 return False
             self._ahead.append(self._receive(RECORD_SIZE))
             return bool(self._ahead[-1])
-        except WANTS:
-            return False
+        except WANTS as want:
+            return isinstance(want, _MoreToRead)
         except OSError as exc:
             if not self._is_ours(exc):
                 raise

@@ -116,7 +116,10 @@ def test_what_waits_between_two_layers_makes_a_stream_readable(peers: Peers, lay
         assert not is_readable(stream)
 
 
-def test_a_record_in_many_pieces_can_be_read_once_they_have_all_come(peers: Peers) -> None:
+@pytest.mark.parametrize("ask", [False, True])
+def test_a_record_in_many_pieces_can_be_read_once_they_have_all_come(
+    peers: Peers, ask: bool
+) -> None:
     all_sent = threading.Event()
 
     def speak_in_pieces(conn: Any) -> None:
@@ -130,6 +133,7 @@ def test_a_record_in_many_pieces_can_be_read_once_they_have_all_come(peers: Peer
 
     with connect_tls(peers.serve_layers(speak_in_pieces, 3), layers=3) as stream:
         assert all_sent.wait(HANG)
+        assert not ask or is_readable(stream)
         with httpx_net.timeout(HANG / 2):
             assert stream.read() == b"x" * 100
 
