@@ -34,6 +34,7 @@ from peers import (
     client_may_leave,
     connect_tls,
     in_thread,
+    say_goodbye,
     silent,
     take,
     wait_until,
@@ -400,3 +401,26 @@ def test_while_others_wait_the_peer_hears_a_goodbye_all_the_same(peers: Peers, l
         stream.close()
         assert_closed_error(reading.exception(HANG))
     wait_until(lambda: ends == [b""])
+
+
+@pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
+def test_a_close_after_the_peers_goodbye_is_what_a_read_reports(peers: Peers, layers: int) -> None:
+    may_end = threading.Event()
+
+    def end(conn: Any) -> None:
+        assert may_end.wait(HANG)
+        say_goodbye(conn)
+        silent(bottom(conn))
+
+    stream = connect_tls(peers.serve_layers(end, layers), layers=layers)
+    with (
+        held_behind_the_wait() as (sleeps, may_go_on),
+        in_thread(under, HANG, read, stream) as reading,
+    ):
+        assert sleeps.wait(HANG)
+        may_end.set()
+        assert select.select([stream.get_extra_info("socket")], [], [], HANG)[0]
+        # Both ends have said goodbye after this, and ssl takes the TLS off the socket.
+        stream.close()
+        may_go_on.set()
+        assert_closed_error(reading.exception(HANG))
