@@ -116,10 +116,6 @@ def scenes(place: dict[str, int], limit: float) -> Iterator[tuple[str, Act]]:
     yield "no answer", get(loopback, place["plain"], f"/silent/{patience}")
     yield "the head of the answer drips", get(loopback, place["plain"], f"/head/{patience}")
     yield "the body drips", get(loopback, place["plain"], f"/drip/{patience}")
-    yield (
-        "the body drips, TLS",
-        get(loopback, place["tls"], f"/drip/{patience}", tls=tls),
-    )
     streamed = get(loopback, place["plain"], f"/drip/{patience}", stream=True)
     yield "the body drips, read in pieces", streamed
     yield "an upload that the server reads slowly", put(place["narrow"])
