@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import linecache
 import os
@@ -65,13 +66,16 @@ def _lets_signals_in(frame: FrameType, last: dict[int, int]) -> bool:
     """
     file, number = frame.f_code.co_filename, frame.f_lineno
     before, last[id(frame)] = last.get(id(frame), 0), number
+    leaving = before > number and linecache.getline(file, number).lstrip().startswith("with ")
+    return not leaving and _may_call(file, number)
+
+
+@functools.cache
+def _may_call(file: str, number: int) -> bool:
     line, above = (linecache.getline(file, n).strip() for n in (number, number - 1))
-    leaving = line.startswith("with ") and before > number
     entering = line == "try:" or above in ("try:", "finally:")
-    handling = "(" not in line and any(
-        block.startswith("except") for block in _blocks_around(file, number)
-    )
-    return not (leaving or entering or handling or line == "pass")
+    handling = any(block.startswith("except") for block in _blocks_around(file, number))
+    return not entering and line != "pass" and ("(" in line or not handling)
 
 
 def _blocks_around(file: str, number: int) -> Iterator[str]:

@@ -136,8 +136,16 @@ def assert_interrupts_leave_nothing(
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
-@pytest.mark.parametrize("seconds", [None, HANG], ids=["no deadline", "deadline"])
-@each_interrupt
+@pytest.mark.parametrize(
+    ("interrupt", "seconds"),
+    [
+        (INTERRUPTS["Ctrl-C"], None),
+        (INTERRUPTS["Ctrl-C"], HANG),
+        (INTERRUPTS["a handler's reset"], None),
+        (INTERRUPTS["a handler's timeout"], HANG),
+    ],
+    ids=["Ctrl-C", "Ctrl-C under a deadline", "reset", "timeout under a deadline"],
+)
 def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_nothing(
     peers: Peers, context: ssl.SSLContext, layers: int, seconds: float | None, interrupt: Any
 ) -> None:
