@@ -74,8 +74,10 @@ def _options_for(keepalive: float | None, local: Address | None) -> list[tuple[A
 
 def _checked(socket_options: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     options = [tuple(option) for option in socket_options]
+    # Not everything can be compared, Decimal("sNaN") for one.
+    named = [option[:2] for option in options if all(isinstance(n, int) for n in option[:2])]
     for level, name, reason in _REFUSED:
-        if any(option[:2] == (level, name) for option in options):
+        if (level, name) in named:
             raise ValueError(f"socket_options must not have {reason}")
     return options
 
