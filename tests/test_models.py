@@ -200,7 +200,7 @@ def says_all_meddled_with(
     ("layers", "inside"), [(1, False), (2, False), (2, True)], ids=["TLS", "outside", "inside"]
 )
 @given(moment=moments, vice=vices)
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_whatever_a_peer_says_no_other_byte_comes_out_and_only_documented_errors(
     version: ssl.TLSVersion, layers: int, inside: bool, moment: int, vice: Any
 ) -> None:
