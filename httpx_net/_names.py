@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+from types import TracebackType
 from typing import Any, NamedTuple
 
 # RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
@@ -296,10 +297,12 @@ def is_expiry(exc: BaseException) -> bool:
     Its class and errno don't tell: the kernel's ETIMEDOUT and a signal handler's error may look
     the same.
     """
-    if not isinstance(exc, TimeoutError):
+    traceback = exc.__traceback__
+    if not isinstance(exc, TimeoutError) or traceback is None or not is_networks(exc):
         return False
-    modules = _way_of(exc)
-    return modules[-1:] == [f"{__package__}._deadlines"] and _are_ours(modules)
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return _module(traceback) == f"{__package__}._deadlines"
 
 
 def is_networks(exc: BaseException, *modules: str) -> bool:
@@ -310,20 +313,21 @@ def is_networks(exc: BaseException, *modules: str) -> bool:
     package, of the standard library below it and of *modules*, while a handler always leaves a
     frame of its own.
     """
-    return _are_ours(_way_of(exc), *modules)
-
-
-def _way_of(exc: BaseException) -> list[str]:
-    """The modules whose code *exc* has come through, down to the one that raised it."""
-    modules, traceback = [], exc.__traceback__
-    while traceback is not None:
-        modules.append(traceback.tb_frame.f_globals.get("__name__", ""))
+    traceback = exc.__traceback__
+    # Nearly always it comes right out of C code that our own has called, and nothing else counts.
+    while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    return modules
+        if not _is_ours(_module(traceback), modules):
+            return False
+    return True
 
 
-def _are_ours(modules: list[str], *more: str) -> bool:
+@functools.lru_cache
+def _is_ours(module: str, others: tuple[str, ...]) -> bool:
     # The last two are on the way of an error from select(), and out of a `with` of ours.
-    ours = (__package__, "socket", "ssl", "selectors", "contextlib", *more)
-    prefixes = tuple([f"{module}." for module in ours])
-    return not [module for module in modules if not f"{module}.".startswith(prefixes)]
+    ours = (__package__, "socket", "ssl", "selectors", "contextlib", *others)
+    return f"{module}.".startswith(tuple([f"{each}." for each in ours]))
+
+
+def _module(traceback: TracebackType) -> str:
+    return str(traceback.tb_frame.f_globals.get("__name__", ""))

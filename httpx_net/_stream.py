@@ -70,6 +70,9 @@ _LONGEST_READ = 1_048_576
 # (256 MiB over loopback: two thirds of the time of one sendall).
 _WRITE_SIZE = 1_048_576
 
+# Seconds after which a write that waits for the peer looks whether what came went elsewhere.
+_A_LOOK = 0.05
+
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
 
 
@@ -176,7 +179,7 @@ class NetworkStream(NetworkStreamInterface):
         try:
             inside.append(False)
             try:
-                if remaining() is not None and self._blocking:
+                if remaining() is not None and self._blocking and self._open:
                     self._make_nonblocking()
                 if self._open and self._end is None:
                     source = self._tls or self._sock
@@ -217,7 +220,7 @@ class NetworkStream(NetworkStreamInterface):
         try:
             inside.append(False)
             self._writer, self._sent = get_ident(), 0
-            if remaining() is not None and self._blocking:
+            if remaining() is not None and self._blocking and self._open:
                 self._make_nonblocking()
             if not self._open or self._broken:
                 raise self._unusable()
@@ -230,7 +233,7 @@ class NetworkStream(NetworkStreamInterface):
                 try:
                     self._sent = sink.send(data)
                 except _WOULD_BLOCK as want:
-                    self._wait(self._event(want, WRITE))
+                    self._wait_to_write(want)
             if self._sent < size:
                 self._send_rest(sink.send, memoryview(data).cast("B"), limit)
             self._broken = False
@@ -254,7 +257,12 @@ class NetworkStream(NetworkStreamInterface):
             try:
                 sent = self._sent = sent + send(view[sent : sent + limit])
             except _WOULD_BLOCK as want:
-                self._wait(self._event(want, WRITE))
+                self._wait_to_write(want)
+
+    def _wait_to_write(self, want: OSError) -> None:
+        event = self._event(want, WRITE)
+        # A handshake may need what the peer sends, and another thread that reads may take it.
+        self._wait(event, math.inf if event & WRITE else _A_LOOK)
 
     def start_tls(self, ctx: ssl.SSLContext, hostname: str | None = None) -> None:
         """Run the TLS handshake as a client, in place; on a stream that is TLS already, inside it.
@@ -437,9 +445,9 @@ class NetworkStream(NetworkStreamInterface):
             # Or it would keep itself alive, and this stream.
             del want
 
-    def _wait(self, event: int) -> None:
+    def _wait(self, event: int, seconds: float = math.inf) -> None:
         if event:
-            wait((self._fileno(),), event)
+            wait((self._fileno(),), event, seconds)
         else:
             remaining()
         if self._tls is not None:

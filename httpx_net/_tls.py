@@ -108,7 +108,8 @@ class TLSLayer:
     def recv(self, size: int) -> bytes:
         """Return up to *size* bytes that are there; b"" after the peer's close_notify.
 
-        An end, and an error, is reported once; what comes after it means nothing.
+        An end without it is reported again each time. Any other error is reported once; what
+        comes after it means nothing.
         """
         with self._lock:
             return self._from_ahead(size) if self._ahead else self._receive(size)
@@ -162,9 +163,8 @@ class TLSLayer:
         wait for what has come already.
         """
         with self._lock:
-            for _ in range(_MOST_AHEAD):
-                if not (is_alone() and self._read_ahead()):
-                    break
+            while len(self._ahead) < _MOST_AHEAD and is_alone() and self._read_ahead():
+                pass
             last = self._ahead[-1] if self._ahead else None
         return last if isinstance(last, ssl.SSLError) and not is_truncation(last) else None
 
@@ -213,7 +213,10 @@ class TLSLayer:
             return self._read(size)
         except (OSError, ValueError) as exc:
             self._owes = isinstance(exc, ssl.SSLWantWriteError)
-            raise self._meant(exc) from None
+            meant = self._meant(exc)
+            if is_truncation(meant):
+                self._ahead.append(truncation())
+            raise meant from None
 
     def _settle(self) -> None:
         """Let OpenSSL finish a handshake, or what it had to send in a read.
@@ -244,6 +247,8 @@ class TLSLayer:
 
     def _from_ahead(self, size: int) -> bytes:
         first = self._ahead[0]
+        if is_truncation(first):
+            raise truncation()
         if isinstance(first, OSError):
             self._ahead.popleft()
             raise first
@@ -265,7 +270,9 @@ class TLSLayer:
         except OSError as exc:
             if not self._is_ours(exc):
                 raise
-            self._ahead.append(bare(exc))
+            # An end stands there already.
+            if not is_truncation(exc):
+                self._ahead.append(bare(exc))
             return False
 
 
@@ -284,10 +291,15 @@ class TLSOverSocket(TLSLayer):
             self._error = self._error or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
     def _end_meant(self, exc: OSError) -> OSError:
-        is_surely_end = getattr(exc, "reason", None) == _TRUNCATION
-        if self._error and not (is_surely_end and self._error == errno.EPIPE):
+        is_end = getattr(exc, "reason", None) == _TRUNCATION
+        if self._error and not (is_end and self._error == errno.EPIPE):
             return os_error(self._error)
-        if not is_surely_end and not is_connected(self._sock):
+        if is_end or not _HIDES_ERRNO:
+            return truncation()
+        # Before OpenSSL 3.0 an end looks like this, too.
+        is_failure = ssl.OPENSSL_VERSION_INFO >= (3,) or not is_connected(self._sock)
+        # After a read has come to the end, what fails is a write to a peer that is gone in order.
+        if is_failure and not (self._ahead and is_truncation(self._ahead[-1])):
             return OSError(errno.ECONNRESET, "the connection is gone")
         return truncation()
 
@@ -368,6 +380,8 @@ class TLSOverTLS(TLSLayer):
         self._incoming.write(data)
 
     def _flush(self) -> None:
+        if self._cut:
+            raise BrokenPipeError(errno.EPIPE, "the layer below has refused a record")
         try:
             while self._unsent or self._outgoing.pending:
                 if not self._unsent:
@@ -469,7 +483,9 @@ def quietly(method: Callable[..., object], of: object, *args: object) -> None:
 
 def home(thing: object) -> str:
     """The package that *thing* is from, whose errors are the network's: gevent's sockets, say."""
-    return type(thing).__module__.partition(".")[0]
+    package = type(thing).__module__.partition(".")[0]
+    # A script's own classes stand beside its signal handlers.
+    return "" if package == "__main__" else package
 
 
 def check_tls_arguments(ctx: Any, hostname: object) -> str | None:

@@ -319,7 +319,7 @@ def _until_it_waits(thread: threading.Thread) -> None:
     seen, since = None, 0.0
     deadline = time.monotonic() + HANG
     while time.monotonic() < deadline:
-        place = _place_in_package(sys._current_frames().get(thread.ident or 0))
+        place = place_in_package(sys._current_frames().get(thread.ident or 0))
         if place is None or place != seen:
             seen, since = place, time.monotonic()
         elif time.monotonic() - since > 0.02:
@@ -328,7 +328,7 @@ def _until_it_waits(thread: threading.Thread) -> None:
     raise AssertionError("the thread does not wait")
 
 
-def _place_in_package(frame: FrameType | None) -> object:
+def place_in_package(frame: FrameType | None) -> object:
     """Where in ``httpx_net`` the innermost call of *frame* is; None outside it."""
     while frame is not None and not frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back

@@ -147,6 +147,7 @@ def test_only_a_block_that_was_entered_can_be_left_and_only_once(
         ):
             t.__exit__(None, None, None)
         assert remaining() == (2.0 if entered else 5.0)
+        clock.now = 0.0
         assert t.expired() is entered
 
 

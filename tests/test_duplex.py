@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -28,6 +29,7 @@ from peers import (
     server_context,
     silent,
     times_out,
+    wrap_server,
 )
 
 everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
@@ -199,3 +201,35 @@ def test_a_write_sends_what_a_read_left_behind(
             stream.write(bytes(100_000))
             assert server.satisfied.wait(HANG)
             assert stream.read() == b"welcome"
+
+
+def test_a_write_goes_on_when_a_reader_has_taken_what_it_waits_for(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll, shaken, held = select.poll, threading.Event(), threading.Event()
+
+    def poll_late() -> Any:
+        if threading.current_thread() is not threading.main_thread() and not held.is_set():
+            held.set()
+            assert shaken.wait(HANG)
+        return poll()
+
+    def shake_hands_and_echo(conn: socket.socket) -> None:
+        context = server_context("server")
+        context.num_tickets = 0
+        assert held.wait(HANG)
+        with wrap_server(context, conn) as tls:
+            shaken.set()
+            tls.sendall(tls.recv(1))
+
+    sock = socket.create_connection(peers.serve(shake_hands_and_echo))
+    tls = client_context().wrap_socket(
+        sock, server_hostname="localhost", do_handshake_on_connect=False
+    )
+    with httpx_net.NetworkStream(tls) as stream, httpx_net.timeout(HANG):
+        monkeypatch.setattr(select, "poll", poll_late)
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(stream.write, b"!")
+            assert held.wait(HANG)
+            assert stream.read() == b"!"
+            writing.result(HANG)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import ssl
 import sys
@@ -35,6 +36,7 @@ from peers import (
     take_from,
     times_out,
     wait_until,
+    wrap_server,
 )
 
 PART = b"ten green bot"
@@ -370,6 +372,31 @@ def test_it_waits_under_its_own_deadline(peers: Peers, layers: int) -> None:
         assert isinstance(failure(stream.read), ConnectionResetError)
 
 
+@on_tls
+@pytest.mark.skipif(HIDES_ERRNO, reason="here an end without close_notify counts as a reset then")
+def test_an_end_is_not_lost_where_the_deadline_comes_before_it_is_reported(
+    peers: Peers, layers: int
+) -> None:
+    address = peers.serve_layers(part_and_no_goodbye, layers)
+    with connect(address, layers) as stream:
+        with writer_held(stream):
+            assert take_from(stream, len(PART)) == PART
+            with times_out(0.05):
+                stream.read()
+        assert isinstance(failure(stream.read), ssl.SSLEOFError)
+
+
+@on_tls
+def test_a_write_behind_an_end_that_a_read_has_come_to_is_a_broken_pipe(
+    peers: Peers, layers: int
+) -> None:
+    address = peers.serve_layers(part_and_no_goodbye, layers)
+    with connect(address, layers) as stream:
+        stream.write(b"?")
+        assert isinstance(read_to_the_end(stream)[1], ssl.SSLEOFError)
+        assert isinstance(write_until_it_fails(stream, 1000), BrokenPipeError)
+
+
 def test_an_end_is_whole_where_the_write_in_flight_was_told_of_a_broken_pipe(
     peers: Peers,
 ) -> None:
@@ -397,6 +424,27 @@ def test_an_end_of_one_direction_waits_for_no_write(peers: Peers) -> None:
 
 
 # ---- Classes
+
+
+@either
+def test_a_reset_of_a_unix_socket_is_no_end_on_tls(peers: Peers, suppress: bool) -> None:
+    gone = threading.Event()
+
+    def leaves_what_it_was_sent(conn: socket.socket) -> None:
+        with wrap_server(server_context("server"), conn) as tls:
+            tls.sendall(PART)
+            select.select([tls], [], [], HANG)
+        gone.set()
+
+    stream = httpx_net.NetworkStream(
+        peers.serve_pair(leaves_what_it_was_sent), suppress_ragged_eofs=suppress
+    )
+    with stream, httpx_net.timeout(HANG):
+        stream.start_tls(client_context(), "localhost")
+        stream.write(b"?")
+        assert gone.wait(HANG)
+        data, error = read_to_the_end(stream)
+    assert (data, type(error)) == (PART, ConnectionResetError)
 
 
 @on_tls

@@ -10,12 +10,24 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import httpx_net
-from peers import HANG, MIB, Peers, bottom, client_context, connect_tls, say_goodbye, silent
+from peers import (
+    HANG,
+    MIB,
+    Address,
+    Peers,
+    bottom,
+    client_context,
+    connect_tls,
+    place_in_package,
+    say_goodbye,
+    silent,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
 
@@ -52,26 +64,31 @@ every_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(er
 
 
 @contextmanager
-def alarm(error: BaseException, seconds: float = 0.03) -> Iterator[None]:
-    """The block is interrupted by *error*, and nothing else comes out of it."""
-
+def ringing(handler: Callable[[], object], seconds: float = 0.03) -> Iterator[None]:
+    """The block is interrupted by *handler*, once, in the midst of a call of the package."""
     rung: list[bool] = []
 
-    def ring(*_: object) -> None:
-        if not rung:
+    def ring(_: int, frame: FrameType | None) -> None:
+        if not rung and place_in_package(frame):
             rung.append(True)
-            raise error
+            handler()
 
     before = signal.signal(signal.SIGALRM, ring)
-    text = str(error)
     try:
         # Again and again: one that comes just before a system call does not interrupt it.
         signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
-        with pytest.raises(type(error)) as caught:
-            yield
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def alarm(error: BaseException) -> Iterator[None]:
+    """The block is interrupted by *error*, and nothing else comes out of it."""
+    text = str(error)
+    with pytest.raises(type(error)) as caught, ringing(raised(error)):
+        yield
     assert caught.value is error
     assert str(error) == text
 
@@ -136,23 +153,38 @@ def test_an_alarm_ends_a_handshake_and_closes_the_stream(
     assert repr(stream).endswith(" CLOSED]>")
 
 
-def test_the_error_of_an_open_in_a_handler_is_none_of_the_networks(peers: Peers) -> None:
-    goes = threading.Event()
+def opens(closed: Address) -> None:
+    with open("/no/such/file"):
+        pass
 
-    def ring(*_: object) -> None:
-        with open("/no/such/file"):
-            pass
 
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with connect_tls(peers.serve(ends_when_told(goes)), layers=0) as stream:
-            signal.setitimer(signal.ITIMER_REAL, 0.03)
-            with pytest.raises(FileNotFoundError, match=r"'/no/such/file'$"):
-                stream.read()
-            goes.set()
-            assert stream.read() == b"later"
-    finally:
-        signal.signal(signal.SIGALRM, before)
+def connects(closed: Address) -> None:
+    socket.create_connection(closed).close()
+
+
+def connects_by_us(closed: Address) -> None:
+    httpx_net.NetworkBackend().connect(*closed).close()
+
+
+def runs_out_of_time(closed: Address) -> None:
+    with httpx_net.timeout(0):
+        httpx_net.remaining()
+
+
+@pytest.mark.parametrize("layers", [0, 1], ids=["plain", "TLS"])
+@pytest.mark.parametrize("handler", [opens, connects, connects_by_us, runs_out_of_time])
+def test_what_goes_wrong_in_a_handler_is_none_of_the_connections(
+    peers: Peers, handler: Callable[[Address], None], layers: int
+) -> None:
+    goes, closed = threading.Event(), peers.closed_port()
+    with pytest.raises(OSError) as expected:
+        handler(closed)
+    with connect_tls(peers.serve_layers(ends_when_told(goes), layers), layers=layers) as stream:
+        with pytest.raises(type(expected.value)) as caught, ringing(lambda: handler(closed)):
+            stream.read()
+        assert str(caught.value) == str(expected.value)
+        goes.set()
+        assert stream.read() == b"later"
 
 
 @both_ways
@@ -160,14 +192,9 @@ def test_a_handler_that_raises_nothing_interrupts_nothing(
     peers: Peers, seconds: float | None
 ) -> None:
     goes = threading.Event()
-    before = signal.signal(signal.SIGALRM, lambda *_: goes.set())
-    try:
-        with connect_tls(peers.serve(ends_when_told(goes)), layers=0) as stream:
-            signal.setitimer(signal.ITIMER_REAL, 0.03)
-            with httpx_net.timeout(seconds):
-                assert stream.read() == b"later"
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    stream = connect_tls(peers.serve(ends_when_told(goes)), layers=0)
+    with stream, httpx_net.timeout(seconds), ringing(goes.set):
+        assert stream.read() == b"later"
 
 
 @pytest.mark.parametrize("option", ["SO_RCVTIMEO", "SO_SNDTIMEO"])
