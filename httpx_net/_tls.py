@@ -213,10 +213,13 @@ class TLSLayer:
             return self._read(size)
         except (OSError, ValueError) as exc:
             self._owes = isinstance(exc, ssl.SSLWantWriteError)
-            meant = self._meant(exc)
-            if is_truncation(meant):
-                self._ahead.append(truncation())
-            raise meant from None
+            raise self._noted(self._meant(exc)) from None
+
+    def _noted(self, exc: Exception) -> Exception:
+        """*exc*, which ``recv`` reports again and again if it is an end."""
+        if is_truncation(exc):
+            self._ahead.append(truncation())
+        return exc
 
     def _settle(self) -> None:
         """Let OpenSSL finish a handshake, or what it had to send in a read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import select
@@ -48,6 +49,18 @@ def test_tickets_do_not_make_a_stream_readable(peers: Peers) -> None:
         with httpx_net.timeout(0.05), pytest.raises(TimeoutError):
             stream.read()
         assert not is_readable(stream)
+
+
+@all_layers
+def test_a_stream_that_was_asked_goes_with_its_last_reference(peers: Peers, layers: int) -> None:
+    stream = connect_tls(peers.serve_layers(silent, layers), layers=layers)
+    gc.disable()
+    try:
+        assert not is_readable(stream)
+        with pytest.warns(ResourceWarning):
+            del stream
+    finally:
+        gc.enable()
 
 
 def test_data_behind_tickets_makes_a_stream_readable(peers: Peers) -> None:
