@@ -216,7 +216,10 @@ class TLSLayer:
             raise self._noted(self._meant(exc)) from None
 
     def _noted(self, exc: Exception) -> Exception:
-        """*exc*, which ``recv`` reports again and again if it is an end."""
+        """What *exc* is to a read, which reports an end again and again."""
+        # OpenSSL 3.6 answers an end by an alert of its own, and reports what became of that.
+        if isinstance(exc, BrokenPipeError):
+            exc = truncation()
         if is_truncation(exc):
             self._ahead.append(truncation())
         return exc

@@ -483,7 +483,9 @@ socket.socket.connect_ex = leading(_socket.socket.connect_ex)
 
 
 @posix
-@pytest.mark.skipif(not shutil.which("grep"), reason="the samples filter what is shown")
+@pytest.mark.skipif(
+    not (shutil.which("grep") and shutil.which("sed")), reason="the samples filter what is shown"
+)
 def test_the_page_shows_what_is_printed(peers: Any, tmp_path: Path) -> None:
     plain = {(WWW, port): peers.serve_in_turn(web) for port in (80, 3128)}
     tls, old = map(peers.serve_in_turn, (secured("server"), secured("expired")))
