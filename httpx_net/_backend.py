@@ -13,7 +13,7 @@ from typing import Any
 from . import _names, _race, _resolve
 from ._deadlines import real, remaining
 from ._interfaces import NetworkBackendInterface
-from ._names import Address, check_port, endpoint, failure, is_expiry, is_networks, lookup_name
+from ._names import Address, check_port, endpoint, failure, from_network, is_expiry, lookup_name
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
 
@@ -202,9 +202,7 @@ class NetworkBackend(NetworkBackendInterface):
                 address = _names.remote_address(info)
                 if address and self._fits(address):
                     usable[address] = None
-        except (TypeError, ValueError) as exc:
-            if not is_networks(exc):
-                raise
+        except from_network(TypeError, ValueError) as exc:
             raise TypeError(
                 f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
                 f"not {infos!r}: {exc}"
@@ -220,8 +218,8 @@ class NetworkBackend(NetworkBackendInterface):
         for option in self._own_options:
             try:
                 sock.setsockopt(*option)
-            except OSError as exc:
-                if exc.errno not in _LACKING or not is_networks(exc):
+            except from_network(OSError) as exc:
+                if exc.errno not in _LACKING:
                     raise
         for option in self._socket_options:
             sock.setsockopt(*option)

@@ -18,8 +18,11 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import sys
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 # RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
 _LONGEST_LABEL = 63
@@ -218,9 +221,7 @@ def _ipv6(
 def _scope(zone: str) -> int | None:
     try:
         return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
-    except OSError as exc:
-        if not is_networks(exc):
-            raise
+    except from_network(OSError):
         # No interface has that name (any more).
         return None
 
@@ -229,9 +230,7 @@ def canonical(family: int, ip: object) -> str | None:
     """*ip* as the kernel writes it, None if it is no numeric address of *family* (without zone)."""
     try:
         return socket.inet_ntop(family, socket.inet_pton(family, ip))  # type: ignore[arg-type]
-    except (OSError, ValueError, TypeError) as exc:
-        if not is_networks(exc):
-            raise
+    except from_network(OSError, ValueError, TypeError):
         return None
 
 
@@ -251,9 +250,7 @@ def endpoint(sockaddr: Any) -> Any:
 def _zone(scope: int) -> str:
     try:
         return socket.if_indextoname(scope)
-    except OSError as exc:
-        if not is_networks(exc):
-            raise
+    except from_network(OSError):
         return str(scope)
 
 
@@ -305,28 +302,51 @@ def is_expiry(exc: BaseException) -> bool:
     return _module(traceback) == f"{__package__}._deadlines"
 
 
-def is_networks(exc: BaseException, *modules: str) -> bool:
+def is_networks(exc: BaseException, *through: object) -> bool:
     """Whether *exc* is the network's, and not that of a signal handler of the caller's.
 
     A number doesn't tell, for the ``open()`` of a handler fails with one too, and a handler may
     use the network itself. The traceback does: from here on down it has no code but that of this
-    package, of the standard library below it and of *modules*, while a handler always leaves a
-    frame of its own.
+    package, of the standard library below it, and of the packages that bring what the call went
+    *through* (gevent's sockets, say), while a handler always leaves a frame of its own.
     """
     traceback = exc.__traceback__
     # Nearly always it comes right out of C code that our own has called, and nothing else counts.
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-        if not _is_ours(_module(traceback), modules):
+        module = _module(traceback)
+        if not _is_ours(module) and _package(module) not in map(_home, through):
             return False
     return True
 
 
+def from_network(
+    *classes: type[_Error], through: tuple[object, ...] = ()
+) -> tuple[type[_Error], ...]:
+    """*classes*, if the error on its way is the network's, and none of them else.
+
+    It stands in an ``except`` clause, which Python evaluates when an error arrives, and lets that
+    of a signal handler pass: ``except from_network(OSError) as exc:``.
+    """
+    exc = sys.exc_info()[1]
+    return classes if isinstance(exc, classes) and is_networks(exc, *through) else ()
+
+
 @functools.lru_cache
-def _is_ours(module: str, others: tuple[str, ...]) -> bool:
+def _is_ours(module: str) -> bool:
     # The last two are on the way of an error from select(), and out of a `with` of ours.
-    ours = (__package__, "socket", "ssl", "selectors", "contextlib", *others)
+    ours = (__package__, "socket", "ssl", "selectors", "contextlib")
     return f"{module}.".startswith(tuple([f"{each}." for each in ours]))
+
+
+def _home(thing: object) -> str | None:
+    package = _package(str(getattr(thing, "__module__", "")))
+    # A script's own classes stand beside its signal handlers.
+    return None if package in ("", "__main__") else package
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _module(traceback: TracebackType) -> str:

@@ -242,8 +242,7 @@ class Attempt:
     def is_lost(self, exc: OSError) -> bool:
         """Whether *exc* has ended it, and comes neither from a deadline nor from a handler."""
         # Where a library has replaced the sockets, their errors come from its code.
-        library = type(self.sock).__module__.partition(".")[0]
-        if is_expiry(exc) or not is_networks(exc, library):
+        if is_expiry(exc) or not is_networks(exc, self.sock):
             return False
         # Without its traceback, whose frames would keep sockets alive.
         self.failure = exc.with_traceback(None)

@@ -33,7 +33,7 @@ import weakref
 from typing import Any, TypeAlias
 
 from ._deadlines import bounded, remaining
-from ._names import failure, is_expiry, is_networks
+from ._names import failure, from_network, is_expiry, is_networks
 
 # socket.getaddrinfo() needs this codec for a str. Later it may not be found, since the program has
 # dropped its rights or is ending.
@@ -71,10 +71,8 @@ def getaddrinfo(name: str, port: int, family: int = socket.AF_UNSPEC) -> Address
         if remaining() is None or sys.is_finalizing():
             return _numeric(name, port) or _ask(name, port, family)
         return _numeric(name, port) or _look_up(name, port, family, calls)
-    except OSError as exc:
-        # A function in the place of socket.getaddrinfo raises from its own module.
-        if not is_networks(exc, "" if calls else socket.getaddrinfo.__module__.partition(".")[0]):
-            raise
+    # A function in the place of socket.getaddrinfo raises from its own module.
+    except from_network(OSError, through=() if calls else (socket.getaddrinfo,)) as exc:
         error = _decisive(calls) if is_expiry(exc) else None
         progress = f" (one call failed: {getattr(error, 'strerror', error)})"
         raise failure("look-up of", repr(name), exc, progress if error else "") from None
@@ -93,9 +91,7 @@ def _numeric(name: str, port: int) -> AddressInfo:
         # "127.1" and "0x7f.1" are addresses, too.
         ip = socket.inet_ntoa(socket.inet_aton(name))
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port))]
-    except OSError as exc:
-        if not is_networks(exc):
-            raise
+    except from_network(OSError):
         return []
 
 
@@ -167,7 +163,7 @@ class _Call:
                 self.start(daemon=False)
             elif "at interpreter shutdown" in str(exc):
                 self._end(_ask(*self.question), None)
-            elif "can't start new thread" in str(exc) or is_networks(exc, "threading"):
+            elif "can't start new thread" in str(exc) or is_networks(exc, threading.Thread):
                 self._end([], socket.gaierror(socket.EAI_AGAIN, "no thread could be started"))
             else:
                 raise

@@ -39,7 +39,7 @@ from typing import Any, TypeVar
 
 from ._deadlines import bounded, remaining
 from ._interfaces import NetworkStreamInterface
-from ._names import endpoint, failure, is_expiry, is_networks, printed
+from ._names import endpoint, failure, from_network, is_expiry, is_networks, printed
 from ._tls import (
     NO_MEMORY,
     RECORD_SIZE,
@@ -50,11 +50,9 @@ from ._tls import (
     bare,
     check_tls_arguments,
     handshake_meant,
-    home,
     is_connected,
     is_loss,
     is_truncation,
-    quietly,
     wrap_socket,
 )
 from ._wait import READ, WRITE, ready, wait
@@ -187,9 +185,7 @@ class NetworkStream(NetworkStreamInterface):
                         data = source.recv(size)
                     except _WOULD_BLOCK as want:
                         data = self._retry(source.recv, self._event(want, READ), size)
-            except OSError as exc:
-                if not self._is_networks(exc):
-                    raise
+            except from_network(OSError, through=(self._sock,)) as exc:
                 self._come_to(exc)
             return data or self._at_end()
         finally:
@@ -237,9 +233,7 @@ class NetworkStream(NetworkStreamInterface):
             if self._sent < size:
                 self._send_rest(sink.send, memoryview(data).cast("B"), limit)
             self._broken = False
-        except OSError as exc:
-            if not self._is_networks(exc):
-                raise
+        except from_network(OSError, through=(self._sock,)) as exc:
             raise self._write_error(exc, size) from None
         finally:
             # Whoever waits at a gate has looked at the writer after putting it up.
@@ -297,10 +291,7 @@ class NetworkStream(NetworkStreamInterface):
                 self._tls = TLSOverTLS(self._tls, ctx, name)
             # The peer waits for our hello.
             self._retry(self._tls.handshake, WRITE)
-        except OSError as exc:
-            if not self._is_networks(exc, ctx):
-                self.close()
-                raise
+        except from_network(OSError, through=(self._sock, ctx)) as exc:
             raise self._handshake_error(exc, name) from None
         except BaseException:
             self.close()
@@ -345,9 +336,7 @@ class NetworkStream(NetworkStreamInterface):
             if self._tls is None:
                 return bool(ready((self._fileno(),), READ, 0.0))
             return self._tls.is_readable()
-        except OSError as exc:
-            if not self._is_networks(exc):
-                raise
+        except from_network(OSError, through=(self._sock,)):
             # A read would raise at once, too.
             return True
         finally:
@@ -387,14 +376,19 @@ class NetworkStream(NetworkStreamInterface):
         finally:
             try:
                 # Not the method of an SSLSocket, which would take off the TLS.
-                quietly(socket.socket.shutdown, self._sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            except from_network(OSError, through=(self._sock,)):
+                pass
             finally:
                 if self._inside.pop():
                     self._give_back()
 
     def _give_back(self) -> None:
-        # It may report a reset that nobody has heard of; the descriptor is free all the same.
-        quietly(type(self._sock).close, self._sock)
+        try:
+            self._sock.close()
+        except from_network(OSError, through=(self._sock,)):
+            # A reset that nobody has heard of. The descriptor is free all the same.
+            pass
 
     def __del__(self) -> None:
         # Nothing is sent and nothing shut down: in a forked child this is a copy, and the
@@ -437,7 +431,7 @@ class NetworkStream(NetworkStreamInterface):
 
     def _event(self, want: OSError, event: int) -> int:
         """What to wait for after *want*: on TLS what OpenSSL asked for, else *event*."""
-        if self._is_networks(want):
+        if is_networks(want, self._sock):
             return self._tls.event(want) if isinstance(want, WANTS) and self._tls else event
         try:
             raise want
@@ -538,9 +532,6 @@ class NetworkStream(NetworkStreamInterface):
 
     def _explained(self, doing: str, exc: OSError, progress: str = "") -> OSError:
         return failure(doing, self._server_addr, exc if self._open else _closed(), progress)
-
-    def _is_networks(self, exc: OSError, *more: object) -> bool:
-        return is_networks(exc, home(self._sock), *map(home, more))
 
 
 def _closed() -> OSError:

@@ -32,6 +32,7 @@ passes over within one call, for as long as the kernel has more of them at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import socket
@@ -39,11 +40,10 @@ import ssl
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from ._names import is_networks, os_error, server_name
+from ._names import from_network, is_networks, os_error, server_name
 from ._wait import READ, WRITE
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
@@ -112,18 +112,12 @@ class TLSLayer:
         comes after it means nothing.
         """
         with self._lock:
-            return self._from_ahead(size) if self._ahead else self._receive(size)
+            return self.take(size)
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send *data*, a record's worth at most; after a WANT only the same bytes will do."""
         with self._lock:
-            if self._owes:
-                self._settle()
-            # As put() does, without its call, of which an upload would make one for each record.
-            try:
-                return self._write(data)
-            except (OSError, ValueError) as exc:
-                raise self._meant(exc) from None
+            return self.put(data)
 
     def handshake(self) -> None:
         """Take the handshake as far as it goes at once; to return means that it is complete."""
@@ -202,10 +196,8 @@ class TLSLayer:
         """Send the alert, if that can be done at once."""
         try:
             self.ssl_object.unwrap()
-        except (OSError, ValueError) as exc:
+        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
             # Nearly always: it has sent the alert, and wants that of the peer.
-            if not self._is_ours(exc):
-                raise
             self._meant(exc)
 
     def _receive(self, size: int) -> bytes:
@@ -237,7 +229,7 @@ class TLSLayer:
 
     def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
-        if isinstance(exc, WANTS) or not self._is_ours(exc):
+        if isinstance(exc, WANTS) or not is_networks(exc, self.ssl_object):
             return exc
         _forget_errors()
         if not isinstance(exc, OSError):
@@ -247,9 +239,6 @@ class TLSLayer:
 
     def _end_meant(self, exc: OSError) -> OSError:
         return exc
-
-    def _is_ours(self, exc: Exception) -> bool:
-        return is_networks(exc, home(self.ssl_object))
 
     def _from_ahead(self, size: int) -> bytes:
         first = self._ahead[0]
@@ -273,9 +262,7 @@ class TLSLayer:
             return bool(self._ahead[-1])
         except WANTS as want:
             return isinstance(want, _MoreToRead)
-        except OSError as exc:
-            if not self._is_ours(exc):
-                raise
+        except from_network(OSError, through=(self.ssl_object,)) as exc:
             # An end stands there already.
             if not is_truncation(exc):
                 self._ahead.append(bare(exc))
@@ -409,9 +396,7 @@ class TLSOverTLS(TLSLayer):
             self._flush()
         except WANTS as want:
             self._stalled = self._below.event(want)
-        except OSError as exc:
-            if not self._is_ours(exc):
-                raise
+        except from_network(OSError, through=(self.ssl_object,)) as exc:
             self._loss = bare(exc) if is_loss(exc) else None
 
 
@@ -478,22 +463,6 @@ def bare(exc: OSError) -> OSError:
     return exc.with_traceback(None)
 
 
-def quietly(method: Callable[..., object], of: object, *args: object) -> None:
-    """Call the *method*, whose failure changes nothing. A signal handler's error comes out."""
-    try:
-        method(of, *args)
-    except (OSError, ValueError) as exc:
-        if not is_networks(exc, home(of)):
-            raise
-
-
-def home(thing: object) -> str:
-    """The package that *thing* is from, whose errors are the network's: gevent's sockets, say."""
-    package = type(thing).__module__.partition(".")[0]
-    # A script's own classes stand beside its signal handlers.
-    return "" if package == "__main__" else package
-
-
 def check_tls_arguments(ctx: Any, hostname: object) -> str | None:
     """*hostname* as the server's certificate has it, if TLS can begin with these."""
     for method in ("wrap_socket", "wrap_bio"):
@@ -514,10 +483,19 @@ def wrap_socket(sock: socket.socket, ctx: ssl.SSLContext, hostname: str | None) 
         raise os_error(error or errno.ECONNRESET)
     wrapped: ssl.SSLSocket | None = None
     try:
-        with _truncation_shown(ctx):
-            # A handshake in here would wait, and under truststore hold the context's lock.
-            wrapped = ctx.wrap_socket(sock, server_hostname=hostname, do_handshake_on_connect=False)
-        return wrapped  # noqa: RET504
+        with _one_at_a_time:
+            hides = _HIDES_TRUNCATION and getattr(ctx, "options", 0) & _HIDES_TRUNCATION
+            try:
+                if hides:
+                    ctx.options &= ~hides
+                # A handshake in here would wait, and under truststore hold the context's lock.
+                wrapped = ctx.wrap_socket(
+                    sock, server_hostname=hostname, do_handshake_on_connect=False
+                )
+                return wrapped  # noqa: RET504
+            finally:
+                if hides:
+                    ctx.options |= hides
     except BaseException:
         # Interrupted: only we hold the descriptor now.
         if wrapped is not None:
@@ -525,22 +503,6 @@ def wrap_socket(sock: socket.socket, ctx: ssl.SSLContext, hostname: str | None) 
         raise
 
 
-# A signal handler or finalizer may start TLS where its own thread has this lock.
-_one_at_a_time = threading.RLock()
-
-
-@contextmanager
-def _truncation_shown(ctx: ssl.SSLContext) -> Iterator[None]:
-    """Meanwhile *ctx*, which may serve other threads, does not have the option that hides it."""
-    if not _HIDES_TRUNCATION:
-        yield
-        return
-    with _one_at_a_time:
-        hides = getattr(ctx, "options", 0) & _HIDES_TRUNCATION
-        if hides:
-            ctx.options &= ~hides
-        try:
-            yield
-        finally:
-            if hides:
-                ctx.options |= hides
+# Where truncation is hidden, the context, which may serve other threads, is changed for a moment. A
+# signal handler or finalizer may start TLS where its own thread has this lock.
+_one_at_a_time = threading.RLock() if _HIDES_TRUNCATION else contextlib.nullcontext()
