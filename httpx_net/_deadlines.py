@@ -78,8 +78,11 @@ def remaining() -> float | None:
         TimeoutError: the nearest deadline has passed. The text names its duration, as in
             ``timeout(3.0) expired``; ``errno`` is None.
     """
-    # Nearly always this loop is over with its first block, if there is any.
-    for first in _this_thread.blocks:
+    blocks = _this_thread.blocks
+    if not blocks:
+        return None
+    # Nearly always this loop is over with its first block.
+    for first in blocks:
         nearest = _nearest() if first._over else first
         return None if nearest is None else nearest._left()
     return None

@@ -32,9 +32,10 @@ import math
 import socket
 import ssl
 import sys
+import time
 import warnings
 from collections.abc import Callable
-from threading import Lock, get_ident
+from threading import get_ident
 from typing import Any, TypeVar
 
 from ._deadlines import bounded, remaining
@@ -68,8 +69,9 @@ _LONGEST_READ = 1_048_576
 # (256 MiB over loopback: two thirds of the time of one sendall).
 _WRITE_SIZE = 1_048_576
 
-# Seconds after which a write that waits for the peer looks whether what came went elsewhere.
-_A_LOOK = 0.05
+# Seconds after which a write that waits for the peer looks whether what came went elsewhere, and a
+# read that waits for a write whether that has left.
+_A_LOOK, _A_MOMENT = 0.05, 0.001
 
 _WOULD_BLOCK = (BlockingIOError, *WANTS)
 
@@ -99,7 +101,6 @@ class NetworkStream(NetworkStreamInterface):
         "_broken",
         "_client_addr",
         "_end",
-        "_gates",
         "_inside",
         "_loss",
         "_open",
@@ -135,11 +136,10 @@ class NetworkStream(NetworkStreamInterface):
         # What some call has been told of the connection, and what reads have come to.
         self._loss: OSError | None = None
         self._end: bytes | OSError | None = None
-        # The thread that writes, how far it is, whether TLS can go on from there, and who waits.
+        # The thread that writes, how far it is, and whether TLS can go on from there.
         self._writer = 0
         self._sent = 0
         self._broken = False
-        self._gates: list[Lock] = []
         self._blocking = sock.gettimeout() != 0.0
         if isinstance(sock, ssl.SSLSocket):
             self._make_nonblocking()
@@ -177,7 +177,7 @@ class NetworkStream(NetworkStreamInterface):
         try:
             inside.append(False)
             try:
-                if remaining() is not None and self._blocking and self._open:
+                if remaining() is not None and self._blocking:
                     self._make_nonblocking()
                 if self._open and self._end is None:
                     source = self._tls or self._sock
@@ -216,14 +216,16 @@ class NetworkStream(NetworkStreamInterface):
         try:
             inside.append(False)
             self._writer, self._sent = get_ident(), 0
-            if remaining() is not None and self._blocking and self._open:
+            if remaining() is not None and self._blocking:
                 self._make_nonblocking()
             if not self._open or self._broken:
                 raise self._unusable()
-            tls = self._tls
-            sink, limit = (self._sock, _WRITE_SIZE) if tls is None else (tls, RECORD_SIZE)
-            # Until all of it has gone: whatever comes in between.
-            self._broken = tls is not None
+            sink: Any = self._sock
+            limit = _WRITE_SIZE
+            if self._tls is not None:
+                sink, limit = self._tls, RECORD_SIZE
+                # Until all of it has gone: whatever comes in between.
+                self._broken = True
             # Nearly always it goes at once, and then a view would cost a fifth of the write.
             if 0 < size <= limit:
                 try:
@@ -236,10 +238,7 @@ class NetworkStream(NetworkStreamInterface):
         except from_network(OSError, through=(self._sock,)) as exc:
             raise self._write_error(exc, size) from None
         finally:
-            # Whoever waits at a gate has looked at the writer after putting it up.
             self._writer = 0
-            while self._gates:
-                self._gates.pop().release()
             if inside.pop():
                 self._give_back()
 
@@ -492,20 +491,16 @@ class NetworkStream(NetworkStreamInterface):
             self._loss = exc
 
     def _await_write(self) -> None:
-        """Let a write of another thread that is under way report first what it is told.
+        """Let a write of another thread that is under way hear first what it is told.
 
-        It leaves at once, for a connection that is gone takes no more bytes.
+        It leaves at once, for a connection that is gone takes no more bytes. So to look for that
+        is enough, and nothing has to be kept for it by writes.
         """
-        gate = Lock()
-        gate.acquire()
-        self._gates.append(gate)
-        if self._writer not in (0, get_ident()) and not is_connected(self._sock):
-            try:
-                bounded(gate.acquire, math.inf, True)
-            except TimeoutError as exc:
-                if not is_expiry(exc):
-                    raise
-                raise self._explained("read from", exc) from None
+        try:
+            while self._writer not in (0, get_ident()) and not is_connected(self._sock):
+                bounded(time.sleep, _A_MOMENT)
+        except from_network(TimeoutError) as exc:
+            raise self._explained("read from", exc) from None
 
     def _write_error(self, exc: OSError, size: int) -> OSError:
         if is_truncation(exc):
