@@ -31,8 +31,22 @@ from peers import (
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
 
-everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
-both_ways = pytest.mark.parametrize("seconds", [None, HANG], ids=["no deadline", "deadline"])
+# Without a deadline it is the kernel that waits for a plain stream.
+ways = pytest.mark.parametrize(
+    ("layers", "seconds"),
+    [(0, None), (0, HANG), (1, HANG), (2, None)],
+    ids=["plain", "plain under a deadline", "TLS under a deadline", "TLS in TLS"],
+)
+
+Use = Callable[[httpx_net.NetworkStream], object]
+
+
+def read(stream: httpx_net.NetworkStream) -> object:
+    return stream.read()
+
+
+def write(stream: httpx_net.NetworkStream) -> object:
+    return stream.write(bytes(16 * MIB))
 
 
 class Alarm(OSError):
@@ -40,13 +54,6 @@ class Alarm(OSError):
 
     def __init__(self, job: str, seconds: float) -> None:
         super().__init__(f"{job} took {seconds} s")
-
-
-def raised(error: BaseException) -> Callable[[], BaseException]:
-    def raises() -> BaseException:
-        raise error
-
-    return raises
 
 
 ERRORS = [
@@ -60,23 +67,24 @@ ERRORS = [
     ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "alarm"),
     Alarm("job", 3),
 ]
-every_error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 
 
 @contextmanager
-def ringing(handler: Callable[[], object], seconds: float = 0.03) -> Iterator[None]:
-    """The block is interrupted by *handler*, once, in the midst of a call of the package."""
-    rung: list[bool] = []
+def ringing(handler: Callable[[], object]) -> Iterator[None]:
+    """The block is interrupted by *handler*, once, in the midst of a call of the package.
+
+    A handler that does nothing comes before, and must interrupt nothing.
+    """
+    handlers = [handler, lambda: None]
 
     def ring(_: int, frame: FrameType | None) -> None:
-        if not rung and place_in_package(frame):
-            rung.append(True)
-            handler()
+        if handlers and place_in_package(frame):
+            handlers.pop()()
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         # Again and again: one that comes just before a system call does not interrupt it.
-        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+        signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -86,8 +94,12 @@ def ringing(handler: Callable[[], object], seconds: float = 0.03) -> Iterator[No
 @contextmanager
 def alarm(error: BaseException) -> Iterator[None]:
     """The block is interrupted by *error*, and nothing else comes out of it."""
+
+    def handler() -> None:
+        raise error.with_traceback(None)
+
     text = str(error)
-    with pytest.raises(type(error)) as caught, ringing(raised(error)):
+    with pytest.raises(type(error)) as caught, ringing(handler):
         yield
     assert caught.value is error
     assert str(error) == text
@@ -96,61 +108,56 @@ def alarm(error: BaseException) -> Iterator[None]:
 def ends_when_told(goes: threading.Event) -> Callable[[Any], None]:
     def peer(conn: Any) -> None:
         assert goes.wait(HANG)
-        conn.sendall(b"later")
-        say_goodbye(conn)
         # The client may have gone.
         with suppress(OSError):
+            conn.sendall(b"later")
+            say_goodbye(conn)
             bottom(conn).shutdown(socket.SHUT_WR)
             silent(bottom(conn))
 
     return peer
 
 
-@everywhere
-@both_ways
-@every_error
-def test_an_alarm_ends_a_read_and_the_connection_goes_on(
-    peers: Peers, layers: int, seconds: float | None, error: BaseException
+@ways
+@pytest.mark.parametrize("use", [read, write])
+def test_an_alarm_comes_out_as_it_is_and_the_connection_goes_on(
+    peers: Peers, use: Use, layers: int, seconds: float | None
 ) -> None:
-    goes = threading.Event()
-    address = peers.serve_layers(ends_when_told(goes), layers)
-    with connect_tls(address, layers=layers) as stream, httpx_net.timeout(seconds):
-        with alarm(error):
-            stream.read()
-        goes.set()
-        assert stream.read() == b"later"
-        assert [stream.read(), stream.read()] == [b"", b""]
+    for error in ERRORS:
+        goes = threading.Event()
+        address = peers.serve_layers(ends_when_told(goes), layers)
+        with connect_tls(address, layers=layers) as stream, httpx_net.timeout(seconds):
+            with alarm(error):
+                use(stream)
+            goes.set()
+            assert [stream.read() for _ in range(3)] == [b"later", b"", b""]
 
 
-@everywhere
-@both_ways
-@every_error
-def test_an_alarm_ends_a_write_and_the_end_is_an_end(
-    peers: Peers, layers: int, seconds: float | None, error: BaseException
-) -> None:
-    goes = threading.Event()
-    address = peers.serve_layers(ends_when_told(goes), layers)
-    with connect_tls(address, layers=layers) as stream, httpx_net.timeout(seconds):
-        with alarm(error):
-            stream.write(bytes(16 * MIB))
-        goes.set()
-        assert stream.read() == b"later"
-        assert stream.read() == b""
-
-
-@pytest.mark.parametrize("below", [0, 1])
-@both_ways
-@every_error
+@pytest.mark.parametrize(("below", "seconds"), [(0, None), (1, HANG)])
 def test_an_alarm_ends_a_handshake_and_closes_the_stream(
-    peers: Peers, below: int, seconds: float | None, error: BaseException
+    peers: Peers, below: int, seconds: float | None
+) -> None:
+    for error in ERRORS:
+        goes = threading.Event()
+        stream = connect_tls(peers.serve_layers(ends_when_told(goes), below), layers=below)
+        with httpx_net.timeout(seconds), alarm(error):
+            stream.start_tls(client_context(), "localhost")
+        goes.set()
+        assert repr(stream).endswith(" CLOSED]>")
+
+
+@ways
+def test_a_handler_may_close_what_it_interrupts(
+    peers: Peers, layers: int, seconds: float | None
 ) -> None:
     goes = threading.Event()
-    address = peers.serve_layers(lambda conn: goes.wait(HANG), below)
-    stream = connect_tls(address, layers=below)
-    with httpx_net.timeout(seconds), alarm(error):
-        stream.start_tls(client_context(), "localhost")
+    stream = connect_tls(peers.serve_layers(ends_when_told(goes), layers), layers=layers)
+    sock = stream.get_extra_info("socket")
+    closed = pytest.raises(OSError, match="the stream is closed")
+    with closed, httpx_net.timeout(seconds), ringing(stream.close):
+        stream.read()
+    assert sock.fileno() == -1
     goes.set()
-    assert repr(stream).endswith(" CLOSED]>")
 
 
 def opens(closed: Address) -> None:
@@ -184,26 +191,4 @@ def test_what_goes_wrong_in_a_handler_is_none_of_the_connections(
             stream.read()
         assert str(caught.value) == str(expected.value)
         goes.set()
-        assert stream.read() == b"later"
-
-
-@both_ways
-def test_a_handler_that_raises_nothing_interrupts_nothing(
-    peers: Peers, seconds: float | None
-) -> None:
-    goes = threading.Event()
-    stream = connect_tls(peers.serve(ends_when_told(goes)), layers=0)
-    with stream, httpx_net.timeout(seconds), ringing(goes.set):
-        assert stream.read() == b"later"
-
-
-@pytest.mark.parametrize("option", ["SO_RCVTIMEO", "SO_SNDTIMEO"])
-def test_a_timeout_among_the_sockets_options_ends_nothing(peers: Peers, option: str) -> None:
-    goes = threading.Event()
-    ours = socket.create_connection(peers.serve(ends_when_told(goes)))
-    number = getattr(socket, option)
-    ours.setsockopt(socket.SOL_SOCKET, number, (20_000).to_bytes(16, "little"))
-    with httpx_net.NetworkStream(ours) as stream:
-        timer = threading.Timer(0.1, goes.set)
-        timer.start()
         assert stream.read() == b"later"
