@@ -39,16 +39,20 @@ from peers import (
     wrap_server,
 )
 
-PART = b"ten green bot"
+PART = bytes(range(256)) * 100
 REQUEST = bytes(8 * MIB)
 
 # These releases of `ssl` hide which error of the socket it was.
 HIDES_ERRNO = sys.version_info < (3, 11, 9) or (3, 12) <= sys.version_info < (3, 12, 3)
 
 everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
-on_tls = pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
-both_ways = pytest.mark.parametrize("seconds", [None, HANG], ids=["no deadline", "deadline"])
 either = pytest.mark.parametrize("suppress", [False, True], ids=["strict", "forgiving"])
+# Without a deadline it is the kernel that waits for a plain stream.
+ways = pytest.mark.parametrize(
+    ("layers", "seconds"),
+    [(0, None), (0, HANG), (1, None), (2, HANG)],
+    ids=["plain", "plain under a deadline", "TLS", "TLS in TLS under a deadline"],
+)
 
 
 def connect(address: Address, layers: int, **options: Any) -> httpx_net.NetworkStream:
@@ -79,78 +83,76 @@ def read_to_the_end(stream: httpx_net.NetworkStream) -> tuple[bytes, OSError | N
     return data, last
 
 
-# ---- What peers do, once they are asked
+# ---- How peers leave, once they have been asked and have said their part
 
 
-def part_and_reset(conn: Any) -> None:
-    conn.recv(1)
-    conn.sendall(PART)
+def lost(conn: Any) -> None:
     drop(bottom(conn))
 
 
-def part_and_end_and_reset(conn: Any) -> None:
-    """Say all, end in order, and drop what the client goes on to send."""
-    conn.recv(1)
-    conn.sendall(PART)
-    end(conn)
-
-
-def end(conn: Any) -> None:
+def in_order(conn: Any) -> None:
+    """Say goodbye, and drop what the client goes on to send."""
     say_goodbye(conn)
     cut(conn)
 
 
 def cut(conn: Any) -> None:
+    """The same without the goodbye."""
     bottom(conn).shutdown(socket.SHUT_WR)
     drop(bottom(conn))
 
 
-def part_and_no_goodbye(conn: Any) -> None:
-    conn.recv(1)
-    conn.sendall(PART)
-    cut(conn)
+Leave = Callable[[Any], None]
+every_leave = pytest.mark.parametrize("leave", [lost, in_order, cut])
+
+
+def serve(peers: Peers, layers: int, leave: Leave) -> Address:
+    def peer(conn: Any) -> None:
+        conn.recv(1)
+        conn.sendall(PART)
+        leave(conn)
+
+    return peers.serve_layers(peer, layers)
+
+
+def outcome(leave: Leave, layers: int, suppress: bool) -> tuple[type | None, int | None]:
+    """The class and number of the error that reads come to once a write has failed, or None."""
+    hidden = HIDES_ERRNO and leave is cut and layers
+    if leave is lost or hidden:
+        return ConnectionResetError, errno.ECONNRESET
+    if leave is cut and layers and not suppress:
+        return ssl.SSLEOFError, ssl.SSL_ERROR_EOF
+    return None, None
+
+
+def kind(error: OSError | None) -> tuple[type | None, int | None]:
+    return (type(error), error.errno) if error else (None, None)
 
 
 # ---- What a write is told
 
 
-@everywhere
-@both_ways
+@ways
 @either
-def test_a_reset_that_a_write_reports_is_what_reads_come_to(
-    peers: Peers, layers: int, seconds: float | None, suppress: bool
+@every_leave
+def test_reads_come_to_the_end_unless_a_write_was_told_of_a_loss(
+    peers: Peers, layers: int, seconds: float | None, suppress: bool, leave: Leave
 ) -> None:
-    address = peers.serve_layers(part_and_reset, layers)
-    with connect(address, layers, suppress_ragged_eofs=suppress) as stream:
-        with httpx_net.timeout(seconds):
-            assert isinstance(failure(stream.write, REQUEST), ConnectionResetError)
-            data, error = read_to_the_end(stream)
-        assert data == PART
-        assert isinstance(error, ConnectionResetError)
-        assert error.errno == errno.ECONNRESET
-        assert str(error).startswith("[Errno 104] read from 127.0.0.1:")
-
-
-@everywhere
-@both_ways
-def test_an_orderly_end_stands_though_a_reset_followed_it(
-    peers: Peers, layers: int, seconds: float | None
-) -> None:
-    address = peers.serve_layers(part_and_end_and_reset, layers)
-    with httpx_net.timeout(seconds), connect(address, layers) as stream:
-        assert isinstance(failure(stream.write, REQUEST), ConnectionError)
-        assert read_to_the_end(stream) == (PART, None)
-
-
-@on_tls
-@pytest.mark.skipif(HIDES_ERRNO, reason="here an end without close_notify counts as a reset then")
-def test_a_missing_goodbye_is_forgiven_though_a_reset_followed_it(
-    peers: Peers, layers: int
-) -> None:
-    address = peers.serve_layers(part_and_no_goodbye, layers)
-    with connect(address, layers, suppress_ragged_eofs=True) as stream:
-        assert isinstance(failure(stream.write, REQUEST), BrokenPipeError)
-        assert read_to_the_end(stream) == (PART, None)
+    expected = outcome(leave, layers, suppress)
+    address = serve(peers, layers, leave)
+    with (
+        httpx_net.timeout(seconds),
+        connect(address, layers, suppress_ragged_eofs=suppress) as stream,
+    ):
+        told = failure(stream.write, REQUEST)
+        reset = leave is lost or (HIDES_ERRNO and layers)
+        assert type(told) is (ConnectionResetError if reset else BrokenPipeError)
+        # What had come before is kept in order, and counts as readable.
+        assert stream.get_extra_info("is_readable")
+        assert stream.read(1) == PART[:1]
+        data, error = read_to_the_end(stream)
+    assert data == PART[1:]
+    assert kind(error) == expected
 
 
 @everywhere
@@ -169,20 +171,22 @@ def test_an_end_that_a_read_has_reported_stands_for_good(
     with connect(address, layers, suppress_ragged_eofs=suppress) as stream:
         before = read_to_the_end(stream)
         goes.set()
-        with pytest.raises(ConnectionError), httpx_net.timeout(HANG):
-            while True:
-                stream.write(bytes(1000))
-        data, error = read_to_the_end(stream)
-        assert (data, type(error)) == (b"", type(before[1]))
-        assert isinstance(error, ssl.SSLEOFError) == (layers > 0 and not suppress)
+        assert isinstance(write_until_it_fails(stream, 1000), BrokenPipeError)
+        after = read_to_the_end(stream)
+    truncated = ssl.SSLEOFError, ssl.SSL_ERROR_EOF
+    assert (
+        kind(before[1])
+        == kind(after[1])
+        == (truncated if layers and not suppress else (None, None))
+    )
 
 
 class Failing:
-    """A socket whose kernel says what the test wants it to, once, when it is written to."""
+    """A socket whose kernel says what the test wants it to, once."""
 
-    error: int
+    error = 0
 
-    def _fail(self) -> None:
+    def fail(self) -> None:
         number, self.error = self.error, 0
         if number:
             raise OSError(number, os.strerror(number))
@@ -190,31 +194,30 @@ class Failing:
 
 class FailingSocket(Failing, socket.socket):
     def send(self, *args: Any) -> int:
-        self._fail()
+        self.fail()
         return super().send(*args)
+
+    def recv(self, *args: Any) -> bytes:
+        self.fail()
+        return super().recv(*args)
 
 
 class FailingTLS(Failing, ssl.SSLSocket):
-    error = 0
-
     def write(self, data: Any) -> Any:
-        self._fail()
+        self.fail()
         return super().write(data)
 
 
 @contextmanager
 def failing(peers: Peers, layers: int, number: int) -> Iterator[httpx_net.NetworkStream]:
-    """A stream whose next write fails, to a peer that says PART and ends."""
+    """A stream whose next call fails, to a peer that says PART and ends."""
 
-    def peer(conn: Any) -> None:
-        conn.recv(1)
-        conn.sendall(PART)
-        say_goodbye(conn) if not number else bottom(conn).shutdown(socket.SHUT_WR)
+    def leave(conn: Any) -> None:
+        bottom(conn).shutdown(socket.SHUT_WR)
         silent(bottom(conn))
 
-    ours = socket.create_connection(peers.serve_layers(peer, layers))
-    sock = FailingSocket(fileno=ours.detach())
-    sock.error = 0
+    sock = FailingSocket(fileno=socket.create_connection(serve(peers, layers, leave)).detach())
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     context = client_context()
     context.sslsocket_class = FailingTLS
     with httpx_net.NetworkStream(sock, suppress_ragged_eofs=True) as stream:
@@ -225,32 +228,30 @@ def failing(peers: Peers, layers: int, number: int) -> Iterator[httpx_net.Networ
         yield stream
 
 
+LOSSES = [
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.EPROTO,
+    errno.EACCES,
+    errno.ECONNREFUSED,
+    errno.ECONNABORTED,
+    errno.ETIMEDOUT,
+]
+
+
 @everywhere
-@both_ways
-@pytest.mark.parametrize(
-    "number",
-    [
-        errno.EHOSTUNREACH,
-        errno.ENETUNREACH,
-        errno.EPROTO,
-        errno.EACCES,
-        errno.ECONNREFUSED,
-        errno.ECONNABORTED,
-        errno.ETIMEDOUT,
-    ],
-    ids=errno.errorcode.get,
-)
+@pytest.mark.parametrize("number", LOSSES, ids=errno.errorcode.get)
 def test_whatever_a_write_was_told_is_what_reads_come_to(
-    peers: Peers, layers: int, seconds: float | None, number: int
+    peers: Peers, layers: int, number: int
 ) -> None:
-    with failing(peers, layers, number) as stream, httpx_net.timeout(seconds):
+    with failing(peers, layers, number) as stream:
         told = failure(stream.write, b"more")
         data, error = read_to_the_end(stream)
     assert data == PART
-    assert error is not None
-    assert (type(error), error.errno) == (type(told), number)
+    assert kind(error) == (type(told), number)
     assert str(error).startswith(f"[Errno {number}] read from 127.0.0.1:")
     assert os.strerror(number) in str(error)
+    assert isinstance(error, TimeoutError) == (number == errno.ETIMEDOUT)
 
 
 @everywhere
@@ -264,17 +265,7 @@ def test_what_is_no_loss_spoils_no_end(peers: Peers, layers: int, number: int) -
 
 
 def test_a_read_without_memory_is_no_end(peers: Peers) -> None:
-    class Poor(socket.socket):
-        memory = 0
-
-        def recv(self, *args: Any) -> Any:
-            self.memory += 1
-            if self.memory == 1:
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-            return super().recv(*args)
-
-    ours = socket.create_connection(peers.serve(lambda conn: conn.sendall(PART)))
-    with httpx_net.NetworkStream(Poor(fileno=ours.detach())) as stream:
+    with failing(peers, 0, errno.ENOMEM) as stream:
         assert failure(stream.read).errno == errno.ENOMEM
         assert read_to_the_end(stream) == (PART, None)
 
@@ -282,15 +273,14 @@ def test_a_read_without_memory_is_no_end(peers: Peers) -> None:
 # ---- The kernel gives up
 
 
-@everywhere
 @pytest.mark.skipif(
     not hasattr(socket, "TCP_USER_TIMEOUT"), reason="here the kernel's ETIMEDOUT takes minutes"
 )
-def test_a_timeout_of_the_kernel_is_one_to_reads_at_any_depth(peers: Peers, layers: int) -> None:
+def test_a_timeout_of_the_kernel_is_one_to_reads_and_claims_no_deadline(peers: Peers) -> None:
     over = threading.Event()
-    address = peers.serve_layers(lambda conn: over.wait(HANG), layers)
-    milliseconds = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 300
-    with connect(address, layers, socket_options=[milliseconds]) as stream:
+    address = peers.serve_layers(lambda conn: over.wait(HANG), 2)
+    milliseconds = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100
+    with connect(address, 2, socket_options=[milliseconds]) as stream:
         try:
             with in_thread(stream.write, REQUEST * 8) as writing, httpx_net.timeout(HANG):
                 told = failure(stream.read)
@@ -299,112 +289,66 @@ def test_a_timeout_of_the_kernel_is_one_to_reads_at_any_depth(peers: Peers, laye
         finally:
             over.set()
         for error in told, read_to_the_end(stream)[1]:
-            assert isinstance(error, TimeoutError)
-            assert error.errno == errno.ETIMEDOUT
+            assert kind(error) == (TimeoutError, errno.ETIMEDOUT)
             assert "timeout(" not in str(error)
 
 
 # ---- A reader and a writer
 
 
-class WriterHeld:
-    """Run a write that fails in a thread, and hold it between the kernel's word and its own end."""
+@contextmanager
+def writer_held(stream: httpx_net.NetworkStream) -> Iterator[threading.Event]:
+    """A write that fails is held in its thread until it may leave.
 
-    def __init__(self, stream: httpx_net.NetworkStream) -> None:
-        self._stream = stream
-        self.told, self.may_leave = threading.Event(), threading.Event()
+    This is the moment between the kernel's word and its own end.
+    """
+    told, may_leave = threading.Event(), threading.Event()
 
-    def __call__(self) -> None:
-        sys.settrace(self._trace)
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code is not httpx_net.NetworkStream.write.__code__:
+            return None
+        if event == "exception" and issubclass(arg[0], ConnectionError) and not told.is_set():
+            told.set()
+            assert may_leave.wait(HANG)
+        return trace
+
+    def write() -> None:
+        sys.settrace(trace)
         try:
-            self._stream.write(REQUEST)
+            stream.write(REQUEST)
         finally:
             sys.settrace(None)
 
-    def _trace(self, frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code is not httpx_net.NetworkStream.write.__code__:
-            return None
-        if event == "exception" and issubclass(arg[0], ConnectionError) and not self.told.is_set():
-            self.told.set()
-            assert self.may_leave.wait(HANG)
-        return self._trace
-
-
-@contextmanager
-def writer_held(stream: httpx_net.NetworkStream) -> Iterator[WriterHeld]:
-    writer = WriterHeld(stream)
-    with in_thread(writer) as writing:
+    with in_thread(write) as writing:
         try:
-            assert writer.told.wait(HANG)
-            yield writer
+            assert told.wait(HANG)
+            yield may_leave
         finally:
-            writer.may_leave.set()
+            may_leave.set()
         assert isinstance(writing.exception(HANG), ConnectionError)
 
 
 @everywhere
-@both_ways
+@either
+@pytest.mark.parametrize("leave", [lost, cut])
 def test_a_read_waits_for_what_a_write_in_flight_was_told(
-    peers: Peers, layers: int, seconds: float | None
+    peers: Peers, layers: int, suppress: bool, leave: Leave
 ) -> None:
-    def read() -> tuple[bytes, OSError | None]:
-        with httpx_net.timeout(seconds):
-            return read_to_the_end(stream)
-
-    address = peers.serve_layers(part_and_reset, layers)
-    with connect(address, layers, suppress_ragged_eofs=True) as stream:
-        with writer_held(stream) as writer, in_thread(read) as reading:
-            writer.may_leave.set()
-            data, error = reading.result(HANG)
-        assert data == PART
-        assert isinstance(error, ConnectionResetError)
-
-
-@everywhere
-def test_it_waits_under_its_own_deadline(peers: Peers, layers: int) -> None:
-    address = peers.serve_layers(part_and_reset, layers)
-    with connect(address, layers, suppress_ragged_eofs=True) as stream:
-        with writer_held(stream):
-            assert take_from(stream, len(PART)) == PART
-            with times_out(0.05):
-                stream.read()
-            stream.get_extra_info("is_readable")
-        assert isinstance(failure(stream.read), ConnectionResetError)
-
-
-@on_tls
-@pytest.mark.skipif(HIDES_ERRNO, reason="here an end without close_notify counts as a reset then")
-def test_an_end_is_not_lost_where_the_deadline_comes_before_it_is_reported(
-    peers: Peers, layers: int
-) -> None:
-    address = peers.serve_layers(part_and_no_goodbye, layers)
-    with connect(address, layers) as stream:
-        with writer_held(stream):
-            assert take_from(stream, len(PART)) == PART
-            with times_out(0.05):
-                stream.read()
-        assert isinstance(failure(stream.read), ssl.SSLEOFError)
-
-
-@on_tls
-def test_a_write_behind_an_end_that_a_read_has_come_to_is_a_broken_pipe(
-    peers: Peers, layers: int
-) -> None:
-    address = peers.serve_layers(part_and_no_goodbye, layers)
-    with connect(address, layers) as stream:
-        stream.write(b"?")
-        assert isinstance(read_to_the_end(stream)[1], ssl.SSLEOFError)
-        assert isinstance(write_until_it_fails(stream, 1000), BrokenPipeError)
-
-
-def test_an_end_is_whole_where_the_write_in_flight_was_told_of_a_broken_pipe(
-    peers: Peers,
-) -> None:
-    with connect(peers.serve(part_and_no_goodbye), 0) as stream, writer_held(stream) as writer:
+    address = serve(peers, layers, leave)
+    with (
+        connect(address, layers, suppress_ragged_eofs=suppress) as stream,
+        writer_held(stream) as may_leave,
+    ):
         assert take_from(stream, len(PART)) == PART
-        with in_thread(stream.read) as reading:
-            writer.may_leave.set()
-            assert reading.result(HANG) == b""
+        # It waits under its own deadline, and then it has not reported anything.
+        with times_out(0.02):
+            stream.read()
+        stream.get_extra_info("is_readable")
+        with in_thread(read_to_the_end, stream) as reading:
+            may_leave.set()
+            data, error = reading.result(HANG)
+    assert data == b""
+    assert kind(error) == outcome(leave, layers, suppress)
 
 
 def test_an_end_of_one_direction_waits_for_no_write(peers: Peers) -> None:
@@ -447,57 +391,20 @@ def test_a_reset_of_a_unix_socket_is_no_end_on_tls(peers: Peers, suppress: bool)
     assert (data, type(error)) == (PART, ConnectionResetError)
 
 
-@on_tls
-def test_a_reset_in_a_read_is_a_reset(peers: Peers, layers: int) -> None:
-    def part(conn: Any) -> None:
-        conn.sendall(PART)
-        conn.recv(1)
-        drop(bottom(conn))
-
-    address = peers.serve_layers(part, layers)
-    with connect(address, layers, suppress_ragged_eofs=True) as stream:
-        assert stream.read() == PART
-        stream.write(b"?")
-        data, error = read_to_the_end(stream)
-        assert (data, type(error)) == (b"", ConnectionResetError)
-
-
 @pytest.mark.parametrize("below", [0, 1])
-@pytest.mark.parametrize("hello", [False, True], ids=["before the hello", "after the hello"])
-def test_a_reset_before_or_in_a_handshake_is_a_reset(peers: Peers, below: int, hello: bool) -> None:
+def test_a_reset_before_a_handshake_is_a_reset(peers: Peers, below: int) -> None:
     def refuse(conn: Any) -> None:
-        if hello:
-            conn.recv(5)
+        conn.recv(1)
         drop(bottom(conn))
 
-    stream = connect(peers.serve_layers(refuse, below), below)
-    if not hello:
+    with connect(peers.serve_layers(refuse, below), below) as stream:
+        stream.write(b"?")
         wait_until(lambda: stream.get_extra_info("is_readable"))
-    with pytest.raises(ConnectionResetError, match="TLS handshake for 'localhost' with 127"):
-        stream.start_tls(client_context(), "localhost")
+        with pytest.raises(ConnectionResetError, match="TLS handshake for 'localhost' with 127"):
+            stream.start_tls(client_context(), "localhost")
 
 
-# ---- What has come before a write failed
-
-
-@on_tls
-@both_ways
-def test_data_that_had_come_before_a_write_failed_is_read_in_order(
-    peers: Peers, layers: int, seconds: float | None
-) -> None:
-    answer = bytes(range(256)) * 100
-
-    def early(conn: Any) -> None:
-        conn.recv(1)
-        conn.sendall(answer)
-        end(conn)
-
-    address = peers.serve_layers(early, layers)
-    with httpx_net.timeout(seconds), connect(address, layers) as stream:
-        failure(stream.write, REQUEST)
-        assert stream.get_extra_info("is_readable")
-        assert stream.read(1) == answer[:1]
-        assert read_to_the_end(stream) == (answer[1:], None)
+# ---- What the peer had said before a write failed
 
 
 def write_until_it_fails(stream: httpx_net.NetworkStream, size: int) -> OSError:
@@ -547,7 +454,7 @@ def test_where_another_thread_reads_that_read_reports_the_alert(peers: Peers) ->
 
 def test_what_befell_one_connection_is_not_reported_by_another(peers: Peers) -> None:
     healthy = connect(peers.serve_layers(lambda conn: conn.recv(1), 1), 1)
-    with healthy, connect(peers.serve_layers(part_and_end_and_reset, 1), 1) as stream:
+    with healthy, connect(serve(peers, 1, in_order), 1) as stream:
         assert isinstance(failure(stream.write, REQUEST), ConnectionError)
         with httpx_net.timeout(0.05), pytest.raises(TimeoutError, match=r"timeout\(0.05\)"):
             healthy.read()
