@@ -23,11 +23,9 @@ import httpx_net
 from interrupts import interrupted_at
 from peers import (
     HANG,
-    MIB,
     Peers,
     TLSInside,
     bottom,
-    client_context,
     connect_tls,
     echo,
     in_thread,
@@ -35,23 +33,10 @@ from peers import (
     silent,
     wait_until,
 )
+from test_stream import Use, read, start_tls, write_much
 
 everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
 on_tls = pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
-
-Use = Callable[[httpx_net.NetworkStream], object]
-
-
-def read(stream: httpx_net.NetworkStream) -> object:
-    return stream.read()
-
-
-def write_much(stream: httpx_net.NetworkStream) -> object:
-    return stream.write(bytes(64 * MIB))
-
-
-def start_tls(stream: httpx_net.NetworkStream) -> object:
-    return stream.start_tls(client_context(), "localhost")
 
 
 def in_time(use: Use, stream: httpx_net.NetworkStream) -> object:

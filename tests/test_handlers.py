@@ -18,16 +18,15 @@ import pytest
 import httpx_net
 from peers import (
     HANG,
-    MIB,
     Address,
     Peers,
     bottom,
-    client_context,
     connect_tls,
     place_in_package,
     say_goodbye,
     silent,
 )
+from test_stream import Use, read, start_tls, write_much
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
 
@@ -37,16 +36,6 @@ ways = pytest.mark.parametrize(
     [(0, None), (0, HANG), (1, HANG), (2, None)],
     ids=["plain", "plain under a deadline", "TLS under a deadline", "TLS in TLS"],
 )
-
-Use = Callable[[httpx_net.NetworkStream], object]
-
-
-def read(stream: httpx_net.NetworkStream) -> object:
-    return stream.read()
-
-
-def write(stream: httpx_net.NetworkStream) -> object:
-    return stream.write(bytes(16 * MIB))
 
 
 class Alarm(OSError):
@@ -119,7 +108,7 @@ def ends_when_told(goes: threading.Event) -> Callable[[Any], None]:
 
 
 @ways
-@pytest.mark.parametrize("use", [read, write])
+@pytest.mark.parametrize("use", [read, write_much])
 def test_an_alarm_comes_out_as_it_is_and_the_connection_goes_on(
     peers: Peers, use: Use, layers: int, seconds: float | None
 ) -> None:
@@ -141,7 +130,7 @@ def test_an_alarm_ends_a_handshake_and_closes_the_stream(
         goes = threading.Event()
         stream = connect_tls(peers.serve_layers(ends_when_told(goes), below), layers=below)
         with httpx_net.timeout(seconds), alarm(error):
-            stream.start_tls(client_context(), "localhost")
+            start_tls(stream)
         goes.set()
         assert repr(stream).endswith(" CLOSED]>")
 
