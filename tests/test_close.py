@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import select
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -167,23 +166,6 @@ def test_whoever_waits_wakes_at_once_and_many_may_close_at_the_same_moment(
             closing.result(HANG)
         assert_closed_error(using.exception(HANG / 4))
     assert not descriptor.is_open()
-
-
-@pytest.mark.parametrize("use", [read, write_much])
-def test_a_closed_stream_touches_its_descriptor_no_more(peers: Peers, use: Use) -> None:
-    modes: list[float | None] = []
-
-    class Watched(socket.socket):
-        def settimeout(self, seconds: float | None) -> None:
-            modes.append(seconds)
-
-    ours, _ = peers.tcp_pair()
-    stream = httpx_net.NetworkStream(Watched(fileno=ours.detach()))
-    stream.close()
-    # Its number may be a stranger's by now, whose mode this would change.
-    with pytest.raises(OSError, match="the stream is closed"):
-        in_time(use, stream)
-    assert modes == []
 
 
 # ---- In the very thread that is inside
