@@ -1,4 +1,4 @@
-"""What the tests of connecting share: names that lead where they are told to, and interruptions."""
+"""What the tests of connecting share: names that lead where they are told to, and alarms."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import httpx_net
-from peers import HANG, Address, wait_until
+from peers import HANG, Address
 
 ROOT = Path(__file__).parent.parent
 
@@ -55,8 +55,6 @@ class Resolver:
         # Names that are not in here do not exist.
         self.answers: dict[str, Address | Exception] = {}
         self.asked: list[str] = []
-        # The threads that asked.
-        self.threads: list[threading.Thread] = []
         self._may_answer = threading.Event()
         self._may_answer.set()
 
@@ -78,7 +76,6 @@ class Resolver:
         if flags & socket.AI_NUMERICHOST:
             return _real_getaddrinfo(host, port, family, type, proto, flags)
         name = host if isinstance(host, str) else host.decode("ascii")
-        self.threads.append(threading.current_thread())
         self.asked.append(name)
         self._may_answer.wait(HANG)
         answer = self.answers.get(name)
@@ -90,40 +87,27 @@ class Resolver:
 
 
 @contextmanager
-def interrupted_when(condition: Callable[[], object]) -> Iterator[None]:
-    """Press Ctrl-C once *condition* holds: the block is left by KeyboardInterrupt, or fails."""
-    if not hasattr(signal, "pthread_kill"):
-        pytest.skip("this system can't send a signal to a thread")
+def alarm(error: BaseException, seconds: float = 0.05) -> Iterator[None]:
+    """A signal handler raises *error* after *seconds*, and that is what the block ends with."""
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("no alarms on this system")
+    rung: list[int] = []
 
-    over = threading.Event()
+    def ring(number: int, frame: object) -> None:
+        if not rung:
+            rung.append(number)
+            raise error
 
-    def press() -> None:
-        wait_until(lambda: over.is_set() or condition())
-        if not over.is_set():
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-    finger = threading.Thread(target=press)
-    finger.start()
+    before = signal.signal(signal.SIGALRM, ring)
     try:
-        yield
-        raise AssertionError("the block ended before it was interrupted")
-    except KeyboardInterrupt:
-        pass
+        # Again and again: one that comes just before a system call does not interrupt it.
+        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+        with pytest.raises(type(error)) as caught:
+            yield
     finally:
-        over.set()
-        finger.join()
-
-
-def run_command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run ``python -m httpx_net`` to its end; its output is bytes, since it may show any."""
-    return subprocess.run(
-        [sys.executable, "-m", "httpx_net", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=3 * HANG,
-        check=False,
-        **options,
-    )
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value is error
 
 
 def run_python(script: str, *arguments: str) -> str:
