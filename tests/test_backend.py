@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import inspect
 import math
 import socket
 import sys
-import threading
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -19,7 +15,7 @@ from hypothesis import strategies as st
 import httpx_net
 from conftest import open_descriptors
 from dialing import Listed, info
-from peers import HANG, Address, Peers, echo, silent
+from peers import HANG, Address, Peers, silent
 
 net = httpx_net.NetworkBackend()
 
@@ -29,6 +25,9 @@ KEEPIDLE = (
     socket.IPPROTO_TCP,
     getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)),
 )
+both_ways = pytest.mark.parametrize("seconds", [None, HANG])
+KEEPINTVL = (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", 0))
+KEEPCNT = (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", 0))
 on_linux = pytest.mark.skipif("sys.platform != 'linux'", reason="it takes Linux")
 
 
@@ -39,33 +38,6 @@ def live(peers: Peers) -> Address:
 
 def option_of(stream: httpx_net.NetworkStream, option: tuple[int, int]) -> int:
     return stream.get_extra_info("socket").getsockopt(*option)
-
-
-def test_it_is_a_NetworkBackendInterface_with_keyword_arguments_only() -> None:
-    assert isinstance(net, httpx_net.NetworkBackendInterface)
-    parameters = inspect.signature(httpx_net.NetworkBackend).parameters.values()
-    assert {each.kind for each in parameters} == {inspect.Parameter.KEYWORD_ONLY}
-    assert {each.name: each.default for each in parameters} == {
-        "local_address": None,
-        "socket_options": (),
-        "keepalive": 60.0,
-        "happy_eyeballs_delay": 0.25,
-        "suppress_ragged_eofs": False,
-    }
-
-
-def test_its_repr_is_the_class_and_threaded() -> None:
-    assert repr(net) == "<NetworkBackend [threaded]>"
-    assert repr(Listed([])) == "<Listed [threaded]>"
-
-
-@pytest.mark.parametrize("seconds", [None, HANG])
-def test_connect_opens_a_stream(serve, seconds) -> None:
-    address = serve(echo)
-    with httpx_net.timeout(seconds), net.connect(*address) as stream:
-        stream.write(b"hello")
-        assert stream.read() == b"hello"
-        assert repr(stream) == f'<NetworkStream ["127.0.0.1:{address[1]}"]>'
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]", "0:0::0001"])
@@ -90,16 +62,6 @@ def test_a_subclass_that_calls_no_init_has_the_defaults(live) -> None:
     with Forgetful().connect(*live) as stream:
         assert option_of(stream, NODELAY) != 0
         assert option_of(stream, KEEPALIVE) != 0
-
-
-def test_a_passed_deadline_beats_the_look_up() -> None:
-    class Untouched(httpx_net.NetworkBackend):
-        def getaddrinfo(self, host: str, port: int) -> Any:
-            raise AssertionError
-
-    expected = r"^connect to localhost:80 timed out: timeout\(0\) expired$"
-    with pytest.raises(TimeoutError, match=expected), httpx_net.timeout(0):
-        Untouched().connect("localhost", 80)
 
 
 # ---- What the constructor refuses
@@ -145,33 +107,29 @@ def test_options_that_contradict_the_stream_are_refused(option: Any, reason: str
 # ---- Options
 
 
-def test_TCP_NODELAY_is_set_and_options_can_undo_it(peers: Peers) -> None:
-    with net.connect(*peers.serve(silent)) as stream:
-        assert option_of(stream, NODELAY) != 0
-    backend = httpx_net.NetworkBackend(socket_options=[(*NODELAY, 0)])
-    with backend.connect(*peers.serve(silent)) as stream:
-        assert option_of(stream, NODELAY) == 0
-
-
 @pytest.mark.parametrize(
-    ("keepalive", "idle"),
-    [(60.0, 60), (1, 1), (1.1, 2), (Decimal("2.5"), 3), (Fraction(7, 2), 4), (32_767, 32_767)],
+    ("options", "option", "value"),
+    [
+        ({}, NODELAY, True),
+        ({"socket_options": [(*NODELAY, 0)]}, NODELAY, False),
+        ({}, KEEPALIVE, True),
+        *[({"keepalive": n}, KEEPIDLE, math.ceil(n)) for n in (1, 1.1, Fraction(7, 2), 32_767)],
+        ({}, KEEPIDLE, 60),
+        pytest.param({"keepalive": 1}, KEEPINTVL, 15, marks=on_linux),
+        pytest.param({"keepalive": 1}, KEEPCNT, 4, marks=on_linux),
+        ({"keepalive": None}, KEEPALIVE, False),
+        ({"socket_options": [(*KEEPIDLE, 99)]}, KEEPIDLE, 99),
+        ({"socket_options": ((*KEEPALIVE, each) for each in [bytes(4)])}, KEEPALIVE, False),
+    ],
 )
-def test_keepalive_asks_after_so_many_seconds_rounded_up(live, keepalive, idle) -> None:
-    with httpx_net.NetworkBackend(keepalive=keepalive).connect(*live) as stream:
-        assert option_of(stream, KEEPALIVE) != 0
-        assert option_of(stream, KEEPIDLE) == idle
-        if sys.platform == "linux":
-            assert option_of(stream, (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)) == 15
-            assert option_of(stream, (socket.IPPROTO_TCP, socket.TCP_KEEPCNT)) == 4
-
-
-def test_without_keepalive_nothing_is_asked_and_options_come_after_it(peers: Peers) -> None:
-    with httpx_net.NetworkBackend(keepalive=None).connect(*peers.serve(silent)) as stream:
-        assert option_of(stream, KEEPALIVE) == 0
-    backend = httpx_net.NetworkBackend(socket_options=[(*KEEPIDLE, 99)])
-    with backend.connect(*peers.serve(silent)) as stream:
-        assert option_of(stream, KEEPIDLE) == 99
+def test_options_are_set_those_of_the_caller_last(
+    peers: Peers, options: dict[str, Any], option: tuple[int, int], value: int
+) -> None:
+    backend = httpx_net.NetworkBackend(**options)
+    for _ in range(2):
+        with backend.connect(*peers.serve(silent)) as stream:
+            # That of a flag may be any number but zero.
+            assert type(value)(option_of(stream, option)) == value
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_MAXSEG"), reason="no TCP_MAXSEG on this system")
@@ -191,7 +149,6 @@ def test_options_may_be_bytes_and_come_from_a_generator(peers: Peers) -> None:
             assert option_of(stream, KEEPALIVE) == 0
 
 
-@pytest.mark.parametrize("seconds", [None, HANG])
 @pytest.mark.parametrize(
     ("option", "error"),
     [
@@ -201,19 +158,19 @@ def test_options_may_be_bytes_and_come_from_a_generator(peers: Peers) -> None:
         ((*NODELAY, 2**40), (OverflowError, TypeError)),
     ],
 )
+@both_ways
 def test_what_setsockopt_refuses_is_refused_on_connect(live, seconds, option, error) -> None:
     backend = httpx_net.NetworkBackend(socket_options=[option])
     before = open_descriptors()
     with pytest.raises(error), httpx_net.timeout(seconds):
         backend.connect(*live)
     assert open_descriptors() == before
-    net.connect(*live).close()
 
 
 # ---- Local addresses
 
 
-@pytest.mark.parametrize("seconds", [None, HANG])
+@both_ways
 @pytest.mark.parametrize(
     ("local_address", "ip"),
     [
@@ -228,7 +185,7 @@ def test_connections_come_from_the_local_address(live, seconds, local_address, i
 
 
 @pytest.mark.skipif("os.name != 'posix'", reason="SO_REUSEADDR means something else there")
-@pytest.mark.parametrize("seconds", [None, HANG])
+@both_ways
 def test_the_next_attempt_and_the_next_connection_may_use_the_port_again(
     peers: Peers, seconds
 ) -> None:
@@ -254,41 +211,6 @@ def test_addresses_of_the_other_family_are_passed_over(peers: Peers, local, othe
     with pytest.raises(OSError) as caught:
         httpx_net.NetworkBackend(local_address=local).connect(other, 80)
     assert "failed: no usable address among 1 found (from " in str(caught.value)
-
-
-@pytest.mark.parametrize("seconds", [None, HANG])
-@pytest.mark.parametrize(
-    ("local", "family"),
-    [
-        (None, socket.AF_UNSPEC),
-        ("127.0.0.1", socket.AF_INET),
-        ("0.0.0.0", socket.AF_INET),
-        ("::", socket.AF_INET6),
-    ],
-)
-def test_the_family_of_the_local_address_alone_is_looked_up(
-    monkeypatch: pytest.MonkeyPatch, seconds, local: Any, family: int
-) -> None:
-    asked = []
-
-    def getaddrinfo(host: str, port: int, family: int = 0, *_: Any, **__: Any) -> Any:
-        asked.append(family)
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    with pytest.raises(socket.gaierror), httpx_net.timeout(seconds):
-        httpx_net.NetworkBackend(local_address=local).connect("www.example.com", 80)
-    assert asked == [family]
-
-
-@pytest.mark.parametrize("seconds", [None, HANG])
-def test_a_local_address_that_is_not_ours_is_a_failed_attempt(live, seconds) -> None:
-    # That address is for documentation: nobody has it.
-    backend = httpx_net.NetworkBackend(local_address="192.0.2.1")
-    with pytest.raises(OSError, match=" failed: ") as caught, httpx_net.timeout(seconds):
-        backend.connect(*live)
-    assert caught.value.errno == errno.EADDRNOTAVAIL
-    net.connect(*live).close()
 
 
 # ---- What the hook returns
@@ -323,21 +245,6 @@ def test_the_hook_may_return_any_iterable_of_plain_numbers(live, kind: Any) -> N
 
     with Hooked(local_address="0.0.0.0").connect("www.example.com", 80) as stream:
         assert stream.get_extra_info("server_addr") == live
-
-
-def test_the_hook_runs_in_the_callers_thread_and_gets_the_name_as_looked_up() -> None:
-    asked: list[object] = []
-
-    class Asked(Listed):
-        def getaddrinfo(self, host: str, port: int) -> Any:
-            asked.append((host, port, threading.current_thread()))
-            return super().getaddrinfo(host, port)
-
-    for host in ["bücher.example", "[::1]", "127.0.0.1", "www.example.com."]:
-        with pytest.raises(OSError, match="no usable address among 0 found"):
-            Asked([]).connect(host, 80)
-    names = ["xn--bcher-kva.example", "::1", "127.0.0.1", "www.example.com."]
-    assert asked == [(name, 80, threading.current_thread()) for name in names]
 
 
 @pytest.mark.parametrize("place", [httpx_net.NetworkBackend, httpx_net.NetworkBackend()], ids=repr)
