@@ -14,6 +14,7 @@ gone wrong ends.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import selectors
@@ -141,9 +142,16 @@ def send_close_notify(conn: ssl.SSLSocket) -> None:
 # ---- TLS on both sides
 
 
-def server_context(certificate: str, *, client_ca: str | None = None) -> ssl.SSLContext:
-    """A server's context: it shows ``certs/{certificate}.pem``, and asks for one of *client_ca*."""
+def server_context(
+    certificate: str = "server", *, client_ca: str | None = None, tickets: int = 2
+) -> ssl.SSLContext:
+    """A server's context: it shows ``certs/{certificate}.pem``, and asks for one of *client_ca*.
+
+    A client that closes before it has read the *tickets* of TLS 1.3 sends a reset behind its
+    goodbye; a peer that asserts how the stream ends does better with none.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = tickets
     context.load_cert_chain(CERTIFICATES / f"{certificate}.pem")
     # On by default in early 3.10 and 3.11: peers would take a truncated stream for an ended one.
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -197,8 +205,15 @@ class TLSInside:
         with client_may_leave():
             self.flush()
 
+    def close(self) -> None:
+        """End every layer in an orderly way, and close the socket below."""
+        with suppress(OSError):
+            say_goodbye(self)
+        bottom(self).close()
+
     def flush(self) -> None:
-        self.outer.sendall(self.outgoing.read())
+        if data := self.outgoing.read():
+            self.outer.sendall(data)
 
     def _run(self, call: Callable[..., Any], *args: Any) -> Any:
         while True:
@@ -212,8 +227,24 @@ class TLSInside:
                 else:
                     self.incoming.write_eof()
             finally:
-                if self.outgoing.pending:
-                    self.flush()
+                self.flush()
+
+
+def inside_tls(conn: Any, layers: int, context: ssl.SSLContext | None = None) -> Any:
+    """*conn* in so many layers of TLS, or none; returns the innermost, which has *context*.
+
+    Each layer is a ``TLSInside``, whose ``outer`` is the next one out, down to the socket. Those
+    around the innermost have a context without tickets, and so has it without one.
+    """
+    for layer in range(layers):
+        innermost = layer == layers - 1
+        conn = TLSInside(context if context and innermost else _without_tickets(), conn)
+    return conn
+
+
+@functools.cache
+def _without_tickets() -> ssl.SSLContext:
+    return server_context(tickets=0)
 
 
 def bottom(conn: Any) -> socket.socket:
@@ -228,38 +259,6 @@ def say_goodbye(conn: Any) -> None:
     while isinstance(conn, TLSInside):
         conn.send_close_notify()
         conn = conn.outer
-
-
-class Meddled:
-    """What a peer says through *conn*, meddled with after so many bytes of it.
-
-    Then ``vice(conn, rest)`` takes over, with the rest of what was to be sent; what it returns is
-    sent instead, and if that is None, nothing more is. From then on the peer does not listen: where
-    it would wait for an answer to what nobody has understood, it hears that the stream has ended.
-    """
-
-    def __init__(self, conn: Any, after: int, vice: Callable[[Any, bytes], bytes | None]) -> None:
-        self._conn = conn
-        self._left: float = after
-        self._vice = vice
-
-    def recv(self, size: int) -> bytes:
-        return b"" if self._left == math.inf else self._conn.recv(size)
-
-    def sendall(self, data: bytes) -> None:
-        if len(data) > self._left:
-            good = data[: int(self._left)]
-            self._conn.sendall(good)
-            rest = self._vice(self._conn, data[len(good) :])
-            if rest is None:
-                raise Over
-            data, self._left = rest, math.inf
-        self._left -= len(data)
-        self._conn.sendall(data)
-
-
-class Over(Exception):
-    """The peer has said the last it had to say."""
 
 
 # ---- Our end
@@ -287,17 +286,25 @@ def connect_tls(
 
 @contextmanager
 def times_out(seconds: float) -> Iterator[pytest.ExceptionInfo[TimeoutError]]:
-    """What is in the block ends with the TimeoutError of a deadline, on time and never before."""
-    start = time.monotonic()
-    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(seconds):
-        yield caught
-    assert seconds <= time.monotonic() - start < seconds + SLACK
+    """What is in the block ends with the TimeoutError of a deadline, on time and never before.
+
+    It measures by a clock that ``frozen_clock`` does not freeze.
+    """
+    start = time.perf_counter()
+    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(seconds) as deadline:
+        try:
+            yield caught
+        except TimeoutError:
+            assert deadline.expired()
+            with pytest.raises(TimeoutError):
+                httpx_net.remaining()
+            raise
+    assert seconds <= time.perf_counter() - start < seconds + SLACK
     assert f"timeout({seconds!r}) expired" in str(caught.value)
 
 
-@contextmanager
-def in_thread(function: Callable[..., Any], *args: Any) -> Iterator[Future[Any]]:
-    """Run *function* in a thread, which waits in the library by the time that the block begins."""
+def start(function: Callable[..., Any], *args: Any) -> tuple[threading.Thread, Future[Any]]:
+    """Run *function* in a thread; what it returns or raises will be the future's."""
     result: Future[Any] = Future()
 
     def run() -> None:
@@ -306,8 +313,15 @@ def in_thread(function: Callable[..., Any], *args: Any) -> Iterator[Future[Any]]
         except BaseException as error:
             result.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=run, name=repr(function), daemon=True)
     thread.start()
+    return thread, result
+
+
+@contextmanager
+def in_thread(function: Callable[..., Any], *args: Any) -> Iterator[Future[Any]]:
+    """Run *function* in a thread, which waits in the library by the time that the block begins."""
+    thread, result = start(function, *args)
     _until_it_waits(thread)
     yield result
     result.exception(HANG)
@@ -428,35 +442,18 @@ class Peers:
                 conn.settimeout(HANG)
                 handler(conn)
 
-        self._start(scene)
+        self._stack.callback(start(scene)[1].result, HANG)
 
     def serve(self, handler: Handler, *, family: int = socket.AF_INET) -> Address:
         """Run ``handler(conn)`` for one connection; returns the ``(ip, port)`` to connect to.
 
         A second connection is refused. No connection at all is fine: the handler never runs.
         """
-        listener = self.listen(family)
-        self._accept_one(listener, handler)
-        return _address(listener)
+        return self._accept(handler, self.listen(family))
 
     def serve_in_turn(self, handler: Handler) -> Address:
         """Like ``serve``, for any number of connections, one after another."""
-        listener, over = self.listen(), threading.Event()
-
-        def scene() -> None:
-            listener.settimeout(POLL)
-            while not over.is_set():
-                try:
-                    conn, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with conn:
-                    conn.settimeout(HANG)
-                    handler(conn)
-
-        self._start(scene)
-        self._stack.callback(over.set)
-        return _address(listener)
+        return self._accept(handler, self.listen(), math.inf)
 
     def serve_unix(self, handler: Handler) -> str:
         """Like ``serve``, on a Unix socket; returns its path."""
@@ -466,7 +463,7 @@ class Peers:
         listener = self._own(socket.socket(socket.AF_UNIX))
         listener.bind(path)
         listener.listen()
-        self._accept_one(listener, handler)
+        self._accept(handler, listener)
         return path
 
     def serve_pair(self, handler: Handler) -> socket.socket:
@@ -491,12 +488,9 @@ class Peers:
 
         Its ``recv`` says b"" only for a close_notify of the client's; a bare end of stream is an
         ``ssl.SSLError`` (see ``is_truncation``).
-        A client that closes before it has read the *tickets* of TLS 1.3 sends a reset behind its
-        goodbye; a peer that asserts how the stream ends does better with none.
         With *refused* it is the handshake's failing that is the promise, and *handler* never runs.
         """
-        context = server_context(certificate, client_ca=client_ca)
-        context.num_tickets = tickets
+        context = server_context(certificate, client_ca=client_ca, tickets=tickets)
         if maximum_version is not None:
             context.maximum_version = maximum_version
         if alpn:
@@ -515,21 +509,8 @@ class Peers:
     def serve_layers(
         self, handler: Handler, layers: int, context: ssl.SSLContext | None = None
     ) -> Address:
-        """Like ``serve``, in so many layers of TLS, or none: *handler* gets the innermost.
-
-        Each layer is a ``TLSInside``, whose ``outer`` is the next one out, down to the socket. The
-        innermost has *context*; the others have one without tickets, and so has it without one.
-        """
-        plain = server_context("server")
-        plain.num_tickets = 0
-
-        def layered(conn: Any) -> None:
-            for layer in range(layers):
-                innermost = layer == layers - 1
-                conn = TLSInside(context if context and innermost else plain, conn)
-            handler(conn)
-
-        return self.serve(layered)
+        """Like ``serve``, with TLS as of ``inside_tls``: *handler* gets the innermost layer."""
+        return self.serve(lambda conn: handler(inside_tls(conn, layers, context)))
 
     def serve_proxy(self, target: Address, *, certificate: str = "proxy") -> Address:
         """An HTTPS proxy: TLS to the client, and whatever CONNECT asks for leads to *target*.
@@ -572,20 +553,18 @@ class Peers:
         """An address that neither accepts nor refuses: a listener with a full queue drops SYNs."""
         listener = self.listen(family, backlog=0)
         address = _address(listener)
-        with selectors.DefaultSelector() as selector, selectors.DefaultSelector() as arrivals:
+        with selectors.DefaultSelector() as arrivals:
             arrivals.register(listener, selectors.EVENT_READ)
             # On Linux the queue for a backlog of 0 holds one connection.
             for number in range(32):
                 filler = self._own(socket.socket(family))
-                filler.setblocking(False)
-                filler.connect_ex(address)
-                selector.register(filler, selectors.EVENT_WRITE)
                 # On loopback a handshake is over before connect returns; this is time to spare.
                 # Where one fills the queue, as on Linux, the second needs none.
-                full = sys.platform == "linux" and number > 0
-                if not selector.select(0.01 if full else 0.1):
+                filler.settimeout(0.01 if sys.platform == "linux" and number else 0.1)
+                try:
+                    filler.connect(address)
+                except TimeoutError:
                     return address
-                selector.unregister(filler)
                 # It counts once the listener has heard of it.
                 arrivals.select(HANG)
         pytest.skip("a full listener doesn't drop SYNs on this system")
@@ -613,40 +592,30 @@ class Peers:
     def _own(self, sock: socket.socket) -> socket.socket:
         return self._stack.enter_context(sock)
 
-    def _accept_one(self, listener: socket.socket, handler: Handler) -> None:
+    def _accept(self, handler: Handler, listener: socket.socket, times: float = 1) -> Any:
         over = threading.Event()
 
         def scene() -> None:
+            left = times
             # Short waits: neither closing nor shutting down a listener wakes accept everywhere.
             listener.settimeout(POLL)
-            while not over.is_set():
-                with suppress(TimeoutError):
+            while left and not over.is_set():
+                try:
                     conn, _ = listener.accept()
-                    break
-            else:
-                return
-            # The next connection is refused, and does not hang.
-            listener.close()
-            with conn:
-                conn.settimeout(HANG)
-                handler(conn)
+                except TimeoutError:
+                    continue
+                left -= 1
+                if not left:
+                    # The next connection is refused, and does not hang.
+                    listener.close()
+                with conn:
+                    conn.settimeout(HANG)
+                    handler(conn)
 
-        self._start(scene)
+        address = listener.getsockname()
+        self._stack.callback(start(scene)[1].result, HANG)
         self._stack.callback(over.set)
-
-    def _start(self, scene: Callable[[], None]) -> None:
-        done: Future[None] = Future()
-
-        def record() -> None:
-            try:
-                scene()
-            except BaseException as error:
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-
-        threading.Thread(target=record, name=f"peer {scene.__qualname__}", daemon=True).start()
-        self._stack.callback(done.result, HANG)
+        return address[:2]
 
 
 def _address(sock: socket.socket) -> Address:

@@ -5,12 +5,13 @@ The deadlines have theirs in test_deadlines, the race has its own in test_race.
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import math
 import random
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -21,28 +22,18 @@ import httpx_net
 from httpx_net import NetworkStream
 from peers import (
     HANG,
-    Meddled,
-    Over,
+    Handler,
     Peers,
     TLSInside,
+    bottom,
     client_context,
-    client_may_leave,
+    drop,
     server_context,
     wait_until,
 )
-from test_conformance import Pair, tcp, tls_1_2, tls_1_3, tls_in_tls
+from test_conformance import Pair, socketpair, tcp, tls_1_2, tls_1_3, tls_in_tls
 
 CONTEXT = client_context()
-
-
-@contextmanager
-def new_peers() -> Iterator[Peers]:
-    """What the fixture is, for one example."""
-    peers = Peers()
-    try:
-        yield peers
-    finally:
-        peers.close()
 
 
 # ---- Bytes: a stream is two queues
@@ -63,9 +54,9 @@ steps = st.one_of(
 def test_what_goes_in_comes_out_in_any_pieces_both_ways(
     make_pair: Callable[[Peers], Pair], script: list[tuple[str, int]], seconds: float | None
 ) -> None:
-    with new_peers() as peers, httpx_net.timeout(seconds):
+    with closing(Peers()) as peers, httpx_net.timeout(seconds):
         stream, peer = make_pair(peers)
-        with stream, contextlib.closing(peer):
+        with stream, closing(peer):
             play(stream, peer, script)
 
 
@@ -105,7 +96,7 @@ def comes_out(queue: bytearray, data: bytes, at_most: int) -> None:
     del queue[: len(data)]
 
 
-# ---- Garbage: a peer may say anything, anywhere
+# ---- Garbage and resets: a peer may say anything, anywhere
 
 # Two records.
 PAYLOAD = random.Random(0).randbytes(20_000)
@@ -113,17 +104,49 @@ PAYLOAD = random.Random(0).randbytes(20_000)
 SAID = 26_000
 
 
+class Over(Exception):
+    """The peer has said the last it had to say."""
+
+
+class Meddled:
+    """What a peer says through *conn*, meddled with after so many bytes of it.
+
+    Then ``vice(conn, rest)`` takes over, with the rest of what was to be sent; what it returns is
+    sent instead, and if that is None, nothing more is. From then on the peer does not listen: where
+    it would wait for an answer to what nobody has understood, it hears that the stream has ended.
+    """
+
+    def __init__(self, conn: Any, after: int, vice: Callable[[Any, bytes], bytes | None]) -> None:
+        self._conn = conn
+        self._left: float = after
+        self._vice = vice
+
+    def recv(self, size: int) -> bytes:
+        return b"" if self._left == math.inf else self._conn.recv(size)
+
+    def sendall(self, data: bytes) -> None:
+        if len(data) > self._left:
+            good = data[: int(self._left)]
+            self._conn.sendall(good)
+            rest = self._vice(self._conn, data[len(good) :])
+            if rest is None:
+                raise Over
+            data, self._left = rest, math.inf
+        self._left -= len(data)
+        self._conn.sendall(data)
+
+
 def ends(conn: Any, rest: bytes) -> None:
     """Say no more."""
 
 
+def resets(conn: Any, rest: bytes) -> None:
+    drop(bottom(conn))
+
+
 def talks(garbage: bytes) -> Callable[[Any, bytes], None]:
     """Say *garbage* instead, and no more."""
-
-    def vice(conn: Any, rest: bytes) -> None:
-        conn.sendall(garbage)
-
-    return vice
+    return lambda conn, rest: conn.sendall(garbage)
 
 
 def adds(garbage: bytes) -> Callable[[Any, bytes], bytes]:
@@ -171,28 +194,51 @@ DOCUMENTED = {
 
 
 def says_all_meddled_with(
-    layers: int, inside: bool, moment: int, vice: Any, version: ssl.TLSVersion
-) -> Callable[[Any], None]:
+    layers: int,
+    inside: bool,
+    moment: int,
+    vice: Any,
+    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> Handler:
     """A peer that does TLS and says ``PAYLOAD``; its *vice* comes on the wire, or inside of TLS."""
-    context = server_context("server")
+    context = server_context()
     context.maximum_version = version
 
     def peer(conn: Any) -> None:
-        tls: list[TLSInside] = []
-        with client_may_leave(), suppress(Over, ssl.SSLError):
-            for layer in range(layers):
-                if layer == inside:
-                    conn = Meddled(conn, moment, vice)
+        ends: list[TLSInside] = []
+        with suppress(Over, OSError):
+            if not inside:
+                conn = Meddled(conn, moment, vice)
+            for _ in range(layers):
                 conn = TLSInside(context, conn)
-                tls.append(conn)
+                ends.append(conn)
+                if inside and len(ends) == 1:
+                    conn = Meddled(conn, moment, vice)
             conn.sendall(PAYLOAD)
-            tls.pop().send_close_notify()
-        with client_may_leave(), suppress(Over, ssl.SSLError):
+            ends.pop().send_close_notify()
+        with suppress(Over, OSError):
             # The outer stream ends in an orderly way, whatever goes on inside.
             if inside:
-                tls[0].send_close_notify()
+                ends[0].send_close_notify()
 
     return peer
+
+
+def hear_all(connect: Callable[[], NetworkStream], layers: int) -> OSError | None:
+    """Read what that peer says; returns the error that it ends with, if not with the end."""
+    received, failure = bytearray(), None
+    try:
+        # Nothing here lasts until this deadline.
+        with httpx_net.timeout(HANG), connect() as stream:
+            for _ in range(layers):
+                stream.start_tls(CONTEXT, "localhost")
+            while data := stream.read():
+                received += data
+    except OSError as exc:
+        failure = exc.with_traceback(None)
+    assert PAYLOAD.startswith(received)
+    assert received == PAYLOAD or failure
+    return failure
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -204,22 +250,26 @@ def says_all_meddled_with(
 def test_whatever_a_peer_says_no_other_byte_comes_out_and_only_documented_errors(
     version: ssl.TLSVersion, layers: int, inside: bool, moment: int, vice: Any
 ) -> None:
-    received, ended, failure = bytearray(), False, OSError
     peer = says_all_meddled_with(layers, inside, moment, vice, version)
-    with new_peers() as peers, NetworkStream(peers.serve_pair(peer)) as stream:
-        try:
-            # Nothing here lasts until this deadline.
-            with httpx_net.timeout(HANG):
-                for _ in range(layers):
-                    stream.start_tls(CONTEXT, "localhost")
-                while data := stream.read():
-                    received += data
-                ended = True
-        except OSError as exc:
-            failure = type(exc)
-    assert failure in DOCUMENTED
-    assert PAYLOAD.startswith(received)
-    assert received == PAYLOAD or not ended
+    with closing(Peers()) as peers:
+        failure = hear_all(lambda: NetworkStream(peers.serve_pair(peer)), layers)
+    assert failure is None or type(failure) in DOCUMENTED
+
+
+@pytest.mark.parametrize("suppress_ragged_eofs", [False, True])
+@pytest.mark.parametrize(
+    ("layers", "inside"),
+    [(0, False), (1, False), (2, False), (2, True)],
+    ids=["plain", "TLS", "TLS in TLS", "inside TLS"],
+)
+def test_a_reset_at_any_stage_is_an_error(
+    peers: Peers, layers: int, inside: bool, suppress_ragged_eofs: bool
+) -> None:
+    backend = httpx_net.NetworkBackend(suppress_ragged_eofs=suppress_ragged_eofs)
+    for moment in (0, 1, *range(100, len(PAYLOAD), 700)):
+        address = peers.serve(says_all_meddled_with(layers, inside, moment, resets))
+        failure = hear_all(functools.partial(backend.connect, *address), layers)
+        assert isinstance(failure, ConnectionResetError)
 
 
 # ---- Arguments: anything at all is refused before it costs a byte
@@ -332,10 +382,16 @@ def test_any_argument_of_a_stream(sock: Any) -> None:
         NetworkStream(sock)
 
 
+@contextmanager
+def new_pair() -> Iterator[tuple[Any, Any]]:
+    stream, theirs = socketpair()
+    with stream, closing(theirs):
+        yield stream, theirs
+
+
 @given(anything)
 def test_any_argument_of_read(max_bytes: Any) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, NetworkStream(ours) as stream:
+    with new_pair() as (stream, theirs):
         theirs.sendall(b"x")
         with refused_or():
             assert stream.read(max_bytes) == b"x"
@@ -345,8 +401,7 @@ def test_any_argument_of_read(max_bytes: Any) -> None:
 
 @given(anything)
 def test_any_argument_of_write(data: Any) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, NetworkStream(ours) as stream:
+    with new_pair() as (stream, theirs):
         sent = b""
         with refused_or():
             stream.write(data)
@@ -360,8 +415,7 @@ contexts = st.just(CONTEXT) | st.just(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)) |
 
 @given(contexts, hosts)
 def test_any_arguments_of_start_tls(context: Any, hostname: Any) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, NetworkStream(ours) as stream:
+    with new_pair() as (stream, theirs):
         try:
             with httpx_net.timeout(0):
                 stream.start_tls(context, hostname)
@@ -377,8 +431,7 @@ def test_any_arguments_of_start_tls(context: Any, hostname: Any) -> None:
 
 @given(hosts)
 def test_any_server_name_that_is_not_refused_is_one_that_ssl_takes(hostname: Any) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, NetworkStream(ours) as stream:
+    with new_pair() as (stream, theirs):
         theirs.shutdown(socket.SHUT_WR)
         # A handshake that begins fails where it waits for an answer.
         with refused_or(ssl.SSLError):
@@ -394,6 +447,5 @@ KEYS = ["client_addr", "server_addr", "socket", "ssl_object", "is_readable"]
 # Hypothesis finds the real keys in the source.
 @given(anything.filter(lambda key: key not in KEYS))
 def test_any_key_of_get_extra_info(key: Any) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs, NetworkStream(ours) as stream:
+    with new_pair() as (stream, _):
         assert stream.get_extra_info(key) is None
