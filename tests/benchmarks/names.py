@@ -15,9 +15,9 @@ import subprocess
 import threading
 
 A, AAAA = 1, 28
-NXDOMAIN = 3
+SERVFAIL, NXDOMAIN = 2, 3
 
-# Names, and the addresses they have. A type that is not listed has none; None is never answered.
+# Names, and the addresses they have. A type that is not listed has none; None is not answered.
 ZONE: dict[str, dict[int, list[str] | None]] = {
     "hanging.test": {A: None, AAAA: None},
     "half.test": {A: ["127.0.0.1"], AAAA: None},
@@ -46,23 +46,28 @@ def network(resolv_conf: str, options: str) -> list[str]:
     return [] if tried.returncode else enter
 
 
-def serve() -> None:
-    """Answer on port 53 until this process ends, in a thread."""
+def serve(patience: float | None) -> None:
+    """Answer on port 53 until this process ends, in a thread.
+
+    What is not answered is refused after *patience*, if that is not None.
+    """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 53))
 
     def run() -> None:
         while True:
             query, peer = sock.recvfrom(1024)
-            response = answer(query)
-            if response:
+            response, answered = answer(query)
+            if answered:
                 sock.sendto(response, peer)
+            elif patience is not None:
+                threading.Timer(patience, sock.sendto, (response, peer)).start()
 
     threading.Thread(target=run, daemon=True).start()
 
 
-def answer(query: bytes) -> bytes:
-    """The response to *query*; nothing if there is to be none. RFC 1035, section 4."""
+def answer(query: bytes) -> tuple[bytes, bool]:
+    """The response to *query*, and whether it is to be answered. RFC 1035, section 4."""
     end = query.index(0, 12)
     labels, at = [], 12
     while at < end:
@@ -71,13 +76,12 @@ def answer(query: bytes) -> bytes:
     kind = int.from_bytes(query[end + 1 : end + 3], "big")
     types = ZONE.get(".".join(labels))
     addresses = [] if types is None else types.get(kind, [])
-    if addresses is None:
-        return b""
+    answered = addresses is not None
     family = socket.AF_INET if kind == A else socket.AF_INET6
-    records = [socket.inet_pton(family, address) for address in addresses]
-    code = NXDOMAIN if types is None else 0
+    records = [socket.inet_pton(family, address) for address in addresses or ()]
+    code = NXDOMAIN if types is None else 0 if answered else SERVFAIL
     head = query[:2] + struct.pack("!HHHHH", 0x8180 | code, 1, len(records), 0, 0)
     body = b"".join(
         struct.pack("!HHHIH", 0xC00C, kind, 1, 60, len(record)) + record for record in records
     )
-    return head + query[12 : end + 5] + body
+    return head + query[12 : end + 5] + body, answered
