@@ -15,7 +15,6 @@ import io
 import re
 import shutil
 import ssl
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,14 +49,15 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     """The code blocks of *page*, without their indentation."""
-    found = []
     source = page.read_text(encoding="utf-8") + "\n"
-    for match in BLOCK.finditer(source):
-        text = match["text"].rstrip("\n") + "\n"
-        margin = len(text) - len(text.lstrip(" "))
-        text = "".join(line[margin:] or "\n" for line in text.splitlines(keepends=True))
-        found.append(Block(match["language"], source.count("\n", 0, match.start("text")), text))
-    return found
+    return [
+        Block(
+            match["language"],
+            source.count("\n", 0, match.start("text")),
+            textwrap.dedent(match["text"]).rstrip("\n") + "\n",
+        )
+        for match in BLOCK.finditer(source)
+    ]
 
 
 @pytest.fixture
@@ -103,42 +103,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def yourclient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A package that has vendored this one: ``from yourclient import _net``."""
-    own = Path(httpx_net.__file__).parent
-    shutil.copytree(own, tmp_path / "yourclient" / "_net", ignore=shutil.ignore_patterns(".*"))
-    (tmp_path / "yourclient" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == "yourclient"]:
-        del sys.modules[name]
-
-
-def quickstart() -> dict[str, Any]:
-    """``read_response``, which other pages have from the first one."""
-    page = (ROOT / "docs" / "quickstart.rst").read_text(encoding="utf-8")
-    (functions,) = re.findall(r"^    def read_response(?s:.*?)(?=\n    with)", page, re.MULTILINE)
-    namespace: dict[str, Any] = {"re": re}
-    exec(textwrap.dedent(functions), namespace)
-    return {"read_response": namespace["read_response"]}
-
-
 def classes(name: str) -> Any:
-    """What the samples of a page define, for tests of their own."""
+    """What a page defines, for other pages and for tests of their own."""
     namespace: dict[str, Any] = {"httpx_net": httpx_net, "__name__": name}
     for block in blocks(ROOT / "docs" / name):
-        if block.language == "python" and "class " in block.text:
-            definitions = block.text.partition("\nwith ")[0]
-            exec(compile("\n" * block.line + definitions, name, "exec"), namespace)
+        if block.language == "python" and re.search(r"(?m)^(class|def) ", block.text):
+            text = block.text.partition("\nwith ")[0]
+            exec(compile("\n" * block.line + text, name, "exec"), namespace)
     return SimpleNamespace(**namespace)
 
 
-@pytest.mark.usefixtures("internet", "here", "yourclient")
+@pytest.mark.usefixtures("internet", "here")
 @pytest.mark.parametrize("page", SAMPLED, ids=lambda page: page.name)
 def test_every_sample_runs_as_printed(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "LIMIT", 0.02)  # a page runs its streams through that
-    namespace: dict[str, Any] = {"__name__": page.stem, **quickstart()}
+    namespace = {
+        "__name__": page.stem,
+        "read_response": classes("quickstart.rst").read_response,
+    }
     printed = None
     for block in blocks(page):
         if block.language == "python":
@@ -167,36 +149,25 @@ def test_the_figures_are_well_formed() -> None:
         ElementTree.parse(figure)
 
 
-def test_the_reference_has_all_that_is_public() -> None:
+def test_the_reference_has_all_that_is_public_with_its_signature() -> None:
     page = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
     assert [name for name in httpx_net.__all__ if f"``httpx_net.{name}" not in page] == []
-
-
-@pytest.mark.parametrize(
-    ("written", "what"),
-    [
-        ("httpx_net.timeout{}", httpx_net.timeout),
-        ("httpx_net.remaining{}", httpx_net.remaining),
-        ("httpx_net.NetworkBackend{}", httpx_net.NetworkBackend),
-        ("net.connect{}", httpx_net.NetworkBackend().connect),
-        ("net.getaddrinfo{}", httpx_net.NetworkBackend().getaddrinfo),
-        ("httpx_net.NetworkStream{}", httpx_net.NetworkStream),
-    ],
-)
-def test_the_signatures_of_the_reference_are_right(written: str, what: Any) -> None:
-    parameters = inspect.signature(what).parameters.values()
-    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
-    page = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
-    assert f"\n``{written.format(inspect.Signature(bare))}``\n" in page
+    owners = {"net": httpx_net.NetworkBackend, "stream": httpx_net.NetworkStream}
+    owners |= {"httpx_net": httpx_net, "t": httpx_net.timeout}
+    for owner, name, written in re.findall(r"(?m)^``(\w+)\.(\w+)(\(.*\))``$", page):
+        parameters = inspect.signature(getattr(owners[owner], name)).parameters.values()
+        bare = [each.replace(annotation=each.empty) for each in parameters if each.name != "self"]
+        assert str(inspect.Signature(bare)) == written, name
 
 
 def connect(host: str, port: int = 80, **options: Any) -> httpx_net.NetworkStream:
     return httpx_net.NetworkBackend(**options).connect(host, port)
 
 
-def connect_tls(host: str) -> httpx_net.NetworkStream:
-    stream = connect(host, 443)
-    stream.start_tls(ssl.create_default_context(), hostname=host)
+def connect_tls(host: str, within: float | None = None) -> httpx_net.NetworkStream:
+    stream, context = connect(host, 443), ssl.create_default_context()
+    with httpx_net.timeout(within):
+        stream.start_tls(context, hostname=host)
     return stream
 
 
@@ -258,7 +229,7 @@ SITUATIONS: dict[str, Callable[[], object]] = {
     "the certificate is for another name": lambda: connect_tls("wrong-name.example.com"),
     "the certificate has expired": lambda: connect_tls("expired.example.com"),
     "the certificate is signed by itself": lambda: connect_tls("self-signed.example.com"),
-    "the handshake is not answered in time": lambda: within(0.1, connect_tls, "silent.example.com"),
+    "the handshake is not answered in time": lambda: connect_tls("silent.example.com", 0.1),
     "the server does not speak TLS": lambda: connect_tls("plain.example.com"),
     "nothing arrives in time": lambda: on(connect("silent.example.com"), within=0.05),
     "the peer has reset the connection": lambda: on(connect("reset.example.com"), GET),
