@@ -474,10 +474,10 @@ def test_the_page_shows_what_is_printed(peers: Any, tmp_path: Path) -> None:
             done = bash(command.replace("\n> ", "\n"), cwd=tmp_path, **more)
             text += f"$ {command}\n{done.stdout}"
         text = re.sub(r"(?m)^\*\*\* \d\.\d{3} s", "*** 0.000 s", text)
-        return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:80", text)
+        return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:80", text).rstrip()
 
     samples = [block for block in blocks(PAGE) if block.language == "console"]
     # Most of them wait, and none for another.
     with ThreadPoolExecutor() as threads:
         for sample, text in zip(samples, threads.map(replayed, samples), strict=True):
-            assert Checker().check_output(sample.text, text, doctest.ELLIPSIS), text
+            assert Checker().check_output(sample.text.rstrip(), text, doctest.ELLIPSIS), text

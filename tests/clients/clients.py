@@ -99,10 +99,8 @@ class HTTPClient(Client):
         return pieces(self.connection.getresponse())
 
     def connect(self, origin: Any, where: Any) -> Any:
-        kind = (
-            self.module.HTTPSConnection if origin.scheme == "https" else self.module.HTTPConnection
-        )
-        connection = kind(where.hostname, where.port, **self.options)
+        kind = "HTTPSConnection" if origin.scheme == "https" else "HTTPConnection"
+        connection = getattr(self.module, kind)(where.hostname, where.port, **self.options)
         if self.proxy and origin.scheme == "https":
             connection.set_tunnel(origin.hostname, 443)
         self.close = connection.close
