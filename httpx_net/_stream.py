@@ -40,7 +40,7 @@ from typing import Any, TypeVar
 
 from ._deadlines import bounded, remaining
 from ._interfaces import NetworkStreamInterface
-from ._names import endpoint, failure, from_network, is_expiry, is_networks, printed
+from ._names import endpoint, failure, from_network, is_expiry, printed
 from ._tls import (
     NO_MEMORY,
     RECORD_SIZE,
@@ -183,8 +183,9 @@ class NetworkStream(NetworkStreamInterface):
                     source = self._tls or self._sock
                     try:
                         data = source.recv(size)
-                    except _WOULD_BLOCK as want:
-                        data = self._retry(source.recv, self._event(want, READ), size)
+                    except self._would_block() as want:
+                        self._wait(self._event(want, READ))
+                        data = self._retry(source.recv, size)
             except from_network(OSError, through=(self._sock,)) as exc:
                 self._come_to(exc)
             return data or self._at_end()
@@ -230,7 +231,7 @@ class NetworkStream(NetworkStreamInterface):
             if 0 < size <= limit:
                 try:
                     self._sent = sink.send(data)
-                except _WOULD_BLOCK as want:
+                except self._would_block() as want:
                     self._wait_to_write(want)
             if self._sent < size:
                 self._send_rest(sink.send, memoryview(data).cast("B"), limit)
@@ -249,7 +250,7 @@ class NetworkStream(NetworkStreamInterface):
             remaining()
             try:
                 sent = self._sent = sent + send(view[sent : sent + limit])
-            except _WOULD_BLOCK as want:
+            except self._would_block() as want:
                 self._wait_to_write(want)
 
     def _wait_to_write(self, want: OSError) -> None:
@@ -288,8 +289,7 @@ class NetworkStream(NetworkStreamInterface):
                 self._tls = TLSOverSocket(self._sock)
             else:
                 self._tls = TLSOverTLS(self._tls, ctx, name)
-            # The peer waits for our hello.
-            self._retry(self._tls.handshake, WRITE)
+            self._retry(self._tls.handshake)
         except from_network(OSError, through=(self._sock, ctx)) as exc:
             raise self._handshake_error(exc, name) from None
         except BaseException:
@@ -419,24 +419,20 @@ class NetworkStream(NetworkStreamInterface):
         self._sock.settimeout(0.0)
         self._blocking = False
 
-    def _retry(self, call: Callable[..., _Result], event: int, *args: Any) -> _Result:
-        """Wait for *event* and make *call*, as often as it takes."""
+    def _retry(self, call: Callable[..., _Result], *args: Any) -> _Result:
+        """Make *call*, which reads, and wait where it would block, as often as it takes."""
         while True:
-            self._wait(event)
             try:
                 return call(*args)
-            except _WOULD_BLOCK as want:
-                event = self._event(want, event)
+            except self._would_block() as want:
+                self._wait(self._event(want, READ))
 
-    def _event(self, want: OSError, event: int) -> int:
+    def _would_block(self) -> tuple[type[OSError], ...]:
+        return from_network(*_WOULD_BLOCK, through=(self._sock,))
+
+    def _event(self, want: Any, event: int) -> int:
         """What to wait for after *want*: on TLS what OpenSSL asked for, else *event*."""
-        if is_networks(want, self._sock):
-            return self._tls.event(want) if isinstance(want, WANTS) and self._tls else event
-        try:
-            raise want
-        finally:
-            # Or it would keep itself alive, and this stream.
-            del want
+        return event if self._tls is None else self._tls.event(want)
 
     def _wait(self, event: int, seconds: float = math.inf) -> None:
         if event:

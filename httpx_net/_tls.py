@@ -43,7 +43,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ._names import from_network, is_networks, os_error, server_name
+from ._names import from_network, os_error, server_name
 from ._wait import READ, WRITE
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
@@ -134,7 +134,7 @@ class TLSLayer:
             self._settle()
         try:
             return self._write(data)
-        except (OSError, ValueError) as exc:
+        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
             raise self._meant(exc) from None
 
     def is_readable(self) -> bool:
@@ -144,9 +144,7 @@ class TLSLayer:
         socket readable as well. What the attempt brings is kept for the next ``recv``.
         """
         with self._lock:
-            for _ in range(_MOST_AHEAD):
-                if self._ahead or not self._read_ahead():
-                    break
+            self._read_ahead(lambda: not self._ahead)
             return bool(self._ahead)
 
     def collect(self, is_alone: Callable[[], bool]) -> OSError | None:
@@ -157,8 +155,7 @@ class TLSLayer:
         wait for what has come already.
         """
         with self._lock:
-            while len(self._ahead) < _MOST_AHEAD and is_alone() and self._read_ahead():
-                pass
+            self._read_ahead(is_alone)
             last = self._ahead[-1] if self._ahead else None
         return last if isinstance(last, ssl.SSLError) and not is_truncation(last) else None
 
@@ -203,18 +200,16 @@ class TLSLayer:
     def _receive(self, size: int) -> bytes:
         try:
             return self._read(size)
-        except (OSError, ValueError) as exc:
-            self._owes = isinstance(exc, ssl.SSLWantWriteError)
-            raise self._noted(self._meant(exc)) from None
-
-    def _noted(self, exc: Exception) -> Exception:
-        """What *exc* is to a read, which reports an end again and again."""
-        # OpenSSL 3.6 answers an end by an alert of its own, and reports what became of that.
-        if isinstance(exc, BrokenPipeError):
-            exc = truncation()
-        if is_truncation(exc):
+        except WANTS as want:
+            self._owes = isinstance(want, ssl.SSLWantWriteError)
+            raise
+        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
+            meant = self._meant(exc)
+            # OpenSSL 3.6 answers an end by an alert of its own, and reports what became of that.
+            if not is_truncation(meant) and not isinstance(meant, BrokenPipeError):
+                raise meant from None
             self._ahead.append(truncation())
-        return exc
+            raise truncation() from None
 
     def _settle(self) -> None:
         """Let OpenSSL finish a handshake, or what it had to send in a read.
@@ -223,13 +218,13 @@ class TLSLayer:
         """
         try:
             self._shake_hands()
-        except (OSError, ValueError) as exc:
+        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
             raise self._meant(exc) from None
         self._owes = False
 
     def _meant(self, exc: Exception) -> Exception:
         """What *exc*, as ``ssl`` raised it, says of the connection."""
-        if isinstance(exc, WANTS) or not is_networks(exc, self.ssl_object):
+        if isinstance(exc, WANTS):
             return exc
         _forget_errors()
         if not isinstance(exc, OSError):
@@ -253,20 +248,22 @@ class TLSLayer:
             self._ahead.popleft()
         return first[:size]
 
-    def _read_ahead(self) -> bool:
-        """Receive one record, an end or an error ahead of ``recv``; whether more may follow."""
-        try:
-            if self._ahead and (isinstance(self._ahead[-1], OSError) or not self._ahead[-1]):
-                return False
-            self._ahead.append(self._receive(RECORD_SIZE))
-            return bool(self._ahead[-1])
-        except WANTS as want:
-            return isinstance(want, _MoreToRead)
-        except from_network(OSError, through=(self.ssl_object,)) as exc:
-            # An end stands there already.
-            if not is_truncation(exc):
-                self._ahead.append(bare(exc))
-            return False
+    def _read_ahead(self, is_wanted: Callable[[], bool]) -> None:
+        """Receive what is there ahead of ``recv``, up to its end, while *is_wanted* says so."""
+        for _ in range(_MOST_AHEAD - len(self._ahead)):
+            last = self._ahead[-1] if self._ahead else None
+            if last == b"" or isinstance(last, OSError) or not is_wanted():
+                return
+            try:
+                self._ahead.append(self._receive(RECORD_SIZE))
+            except _MoreToRead:
+                pass
+            except WANTS:
+                return
+            except from_network(OSError, through=(self.ssl_object,)) as exc:
+                # An end stands there already.
+                if not is_truncation(exc):
+                    self._ahead.append(bare(exc))
 
 
 class TLSOverSocket(TLSLayer):
