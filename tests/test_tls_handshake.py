@@ -72,6 +72,20 @@ def test_after_start_tls_a_handshake_has_happened_at_any_depth(peers: Peers, lay
         assert take_from(stream, len(data)) == data
 
 
+def test_a_server_is_reached_through_a_proxy_each_with_its_own_context(peers: Peers) -> None:
+    # It cuts the stream into other records than the server's.
+    proxy = peers.serve_proxy(peers.serve_tls(echo, certificate="untrusted"))
+    with connect_tls(proxy, client_context("ca"), hostname="proxy.test") as stream:
+        stream.write(b"CONNECT server.test:443 HTTP/1.1\r\n\r\n")
+        assert stream.read().startswith(b"HTTP/1.1 200")
+        stream.start_tls(client_context("other-ca"), "server.test")
+        data = random.Random(0).randbytes(500_000)
+        writer = threading.Thread(target=stream.write, args=(data,))
+        writer.start()
+        assert take_from(stream, len(data)) == data
+        writer.join(HANG)
+
+
 # ---- Failures
 
 
