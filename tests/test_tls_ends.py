@@ -26,7 +26,6 @@ from peers import (
     times_out,
 )
 
-all_layers = pytest.mark.parametrize("layers", [1, 2, 3])
 both_versions = pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLSv1.2", "TLSv1.3"]
 )
@@ -128,7 +127,7 @@ def test_a_close_that_wakes_a_read_is_not_forgiven(peers: Peers) -> None:
 # ---- Our own end
 
 
-@all_layers
+@pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("peer_ends_first", [False, True])
 def test_close_says_goodbye_in_every_layer_and_waits_for_no_answer(
     peers: Peers, layers: int, peer_ends_first: bool
