@@ -13,8 +13,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -23,35 +24,38 @@ from dialing import Listed, Resolver
 from httpx_net import NetworkStream
 from peers import (
     HANG,
-    POLL,
-    SLACK,
+    MIB,
     Address,
     Handler,
     Peers,
-    TLSInside,
     client_context,
     client_may_leave,
     frozen_clock,
-    server_context,
+    inside_tls,
+    silent,
+    times_out,
 )
 
 # In seconds: each deadline, and the time between two bytes of a slow peer.
-LIMIT = 0.03
+LIMIT = 0.02
 PAUSE = 0.005
 
 # Bytes, after which some peers die: less than a handshake takes.
 HALF = 400
 
 READ = b"read" * 16_384
-WRITTEN = bytes(4 * 1024 * 1024)
+WRITTEN = bytes(MIB)
 
 # What the kernel takes off a writer's hands has not been read by anybody.
 SMALL_BUFFERS = httpx_net.NetworkBackend(
     socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)]
 )
 
+# What waits, and what puts an end to the wait. Both are there once the scene is set.
+Scene = AbstractContextManager[tuple[Callable[[], object], Callable[[], object]]]
 
-# ---- What can go wrong on the way
+
+# ---- On a stream
 
 
 def honest(passed: int) -> int:
@@ -73,21 +77,17 @@ def half(passed: int) -> int:
 # How many bytes may go next, once so many have passed.
 Pace = Callable[[int], int]
 
-
-class Vice(NamedTuple):
-    """What becomes of the bytes: those to the client, and those from it."""
-
-    name: str
-    down: Pace = honest
-    up: Pace = honest
-
-
-SILENT = Vice("silent", down=nothing)
-DRIPS = Vice("drips", down=one_at_a_time)
-DIES = Vice("dies after half", down=half)
-NEVER_READS = Vice("never reads", up=nothing)
-SIPS = Vice("slow reader", up=one_at_a_time)
-STOPS = Vice("stops reading after half", up=half)
+# What becomes of the bytes to the client, and of those from it.
+SENDING: dict[str, tuple[Pace, Pace]] = {
+    "silent": (nothing, honest),
+    "drips": (one_at_a_time, honest),
+    "dies after half": (half, honest),
+}
+READING: dict[str, tuple[Pace, Pace]] = {
+    "never reads": (honest, nothing),
+    "sips": (honest, one_at_a_time),
+    "stops reading after half": (honest, half),
+}
 
 
 class Relay:
@@ -96,8 +96,8 @@ class Relay:
     It shows from ``spoil()`` to ``release()``; before and after, all bytes pass at once.
     """
 
-    def __init__(self, peers: Peers, server: Handler, vice: Vice) -> None:
-        self._vice = vice
+    def __init__(self, peers: Peers, server: Handler, down: Pace, up: Pace) -> None:
+        self._down, self._up = down, up
         self._spoiled, self._released = threading.Event(), threading.Event()
         self._target = peers.serve(server)
         self.address: Address = peers.serve(self._run)
@@ -106,9 +106,9 @@ class Relay:
     def _run(self, client: socket.socket) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         with socket.create_connection(self._target, timeout=HANG) as server:
-            up = threading.Thread(target=self._carry, args=(client, server, self._vice.up))
+            up = threading.Thread(target=self._carry, args=(client, server, self._up))
             up.start()
-            self._carry(server, client, self._vice.down)
+            self._carry(server, client, self._down)
             up.join()
 
     def _carry(self, source: socket.socket, sink: socket.socket, pace: Pace) -> None:
@@ -134,24 +134,6 @@ class Relay:
             sink.shutdown(socket.SHUT_WR)
 
 
-def server_of(layers: int) -> Handler:
-    """An honest server, in so many layers of TLS: for each question mark it sends ``READ``."""
-
-    def handler(conn: Any) -> None:
-        context = server_context("server")
-        with client_may_leave():
-            for _ in range(layers):
-                conn = TLSInside(context, conn)
-            while data := conn.recv(65_536):
-                if b"?" in data:
-                    conn.sendall(READ)
-
-    return handler
-
-
-# ---- The operations
-
-
 def handshake(stream: NetworkStream) -> None:
     stream.start_tls(client_context(), hostname="localhost")
 
@@ -167,215 +149,109 @@ def write(stream: NetworkStream) -> None:
     stream.write(WRITTEN)
 
 
-class Operation(NamedTuple):
-    name: str
-    layers_before: int
-    act: Callable[[NetworkStream], None]
-    layers_of_server: int
-
-
-HANDSHAKES = [
-    Operation("handshake", 0, handshake, 1),
-    Operation("inner handshake", 1, handshake, 2),
-]
-READS = [
-    Operation(f"{kind}read", layers, read, layers)
-    for layers, kind in enumerate(("", "TLS ", "inner "))
-]
-WRITES = [
-    Operation(f"{kind}write", layers, write, layers)
-    for layers, kind in enumerate(("", "TLS ", "inner "))
-]
-CELLS = [
-    *((operation, vice) for operation in READS for vice in (SILENT, DRIPS, DIES)),
-    *((operation, vice) for operation in WRITES for vice in (NEVER_READS, SIPS, STOPS)),
-    *(
-        (operation, vice)
-        for operation in HANDSHAKES
-        for vice in (SILENT, DRIPS, DIES, NEVER_READS, SIPS, STOPS)
-    ),
-]
-
-
-def each(cells: list[tuple[Operation, Vice]]) -> pytest.MarkDecorator:
-    names = [f"{operation.name}, {vice.name}" for operation, vice in cells]
-    return pytest.mark.parametrize(("operation", "vice"), cells, ids=names)
-
-
 @contextmanager
-def on_stage(
-    peers: Peers, operation: Operation, vice: Vice
-) -> Iterator[tuple[NetworkStream, Relay]]:
-    """A stream that is ready for the operation, over a relay whose vice shows from now on."""
-    relay = Relay(peers, server_of(operation.layers_of_server), vice)
+def on_stream(
+    act: Callable[[NetworkStream], None], layers: int, paces: tuple[Pace, Pace], peers: Peers
+) -> Iterator[Any]:
+    """*act* on a stream in so many layers of TLS, to a peer whose vice shows from now on."""
+
+    def answers_each_question_mark(conn: Any) -> None:
+        with client_may_leave():
+            conn = inside_tls(conn, layers + (act is handshake))
+            while data := conn.recv(65_536):
+                if b"?" in data:
+                    conn.sendall(READ)
+
+    relay = Relay(peers, answers_each_question_mark, *paces)
     with SMALL_BUFFERS.connect(*relay.address) as stream:
-        for _ in range(operation.layers_before):
+        for _ in range(layers):
             handshake(stream)
         relay.spoil()
         try:
-            yield stream, relay
+            yield partial(act, stream), relay.release
         finally:
             relay.release()
 
 
-@contextmanager
-def times_out() -> Iterator[None]:
-    """What is in the block ends by a deadline of ``LIMIT``, on time, and that has passed for good.
+# ---- Before there is one
 
-    It measures by a clock that ``frozen_clock`` does not freeze.
-    """
-    start = time.perf_counter()
-    with pytest.raises(TimeoutError) as caught, httpx_net.timeout(LIMIT) as t:
+
+@contextmanager
+def looking_up(peers: Peers) -> Iterator[Any]:
+    """A connect to a name; its resolver doesn't answer."""
+    resolver = Resolver()
+    resolver.answers["somebody.test"] = _, port = peers.serve(silent)
+    resolver.hang()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolver)
         try:
-            yield
+            yield lambda: SMALL_BUFFERS.connect("somebody.test", port).close(), resolver.answer
         finally:
-            assert t.expired()
-            with pytest.raises(TimeoutError):
-                httpx_net.remaining()
-    assert LIMIT <= time.perf_counter() - start < LIMIT + SLACK
-    assert f"timeout({LIMIT}) expired" in str(caught.value)
+            resolver.answer()
 
 
 @contextmanager
-def times_out_at_a_standstill() -> Iterator[None]:
-    """The same where the clock stands still."""
-    with frozen_clock(), times_out():
-        yield
+def connecting(dead: int, live: int, delay: float | None, peers: Peers) -> Iterator[Any]:
+    """A connect to so many addresses that don't answer, and then to so many that do."""
+    found = [peers.black_hole() for _ in range(dead)] + [peers.serve(silent) for _ in range(live)]
+    net = Listed(found, happy_eyeballs_delay=delay)
+    yield lambda: net.connect("somebody.test", 80).close(), lambda: None
 
 
-@contextmanager
-def cancelled(release: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Under a cancelled deadline of ``LIMIT``; what is in the block has to outlast it."""
-    start = time.monotonic()
-    mend = threading.Timer(LIMIT * 1.5, release)
-    mend.start()
-    with httpx_net.timeout(LIMIT) as t:
-        t.cancel()
-        yield
-    assert time.monotonic() - start > LIMIT, "this did not wait for anybody"
-    mend.join()
+# ---- All of it
+
+CELLS: dict[str, Callable[[Peers], Scene]] = {
+    f"{act.__name__} in {layers} layers, {vice}": partial(on_stream, act, layers, paces)
+    for act, most, vices in (
+        (read, 2, SENDING),
+        (write, 2, READING),
+        (handshake, 1, {**SENDING, **READING}),
+    )
+    for layers in range(most + 1)
+    for vice, paces in vices.items()
+}
+CELLS["look-up"] = looking_up
+CELLS["connect"] = partial(connecting, 1, 1, LIMIT * 1.5)
+
+HOPELESS: dict[str, Callable[[Peers], Scene]] = {
+    f"connect to {dead} dead, delay {delay}": partial(connecting, dead, 0, delay)
+    for dead in (1, 2)
+    for delay in (0.01, 0.25, None)
+}
 
 
-@each(CELLS)
-def test_it_ends_by_its_deadline(peers: Peers, operation: Operation, vice: Vice) -> None:
-    with on_stage(peers, operation, vice) as (stream, _), times_out():
-        operation.act(stream)
+def each(cells: dict[str, Callable[[Peers], Scene]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("cell", cells.values(), ids=cells)
+
+
+@each(CELLS | HOPELESS)
+def test_it_ends_by_its_deadline(peers: Peers, cell: Callable[[Peers], Scene]) -> None:
+    with cell(peers) as (act, _), times_out(LIMIT):
+        act()
+
+
+@each({name: CELLS[name] for name in CELLS if not name.endswith(("drips", "sips"))} | HOPELESS)
+def test_it_ends_by_its_deadline_where_the_clock_stands_still(
+    peers: Peers, cell: Callable[[Peers], Scene]
+) -> None:
+    with cell(peers) as (act, _), frozen_clock(), times_out(LIMIT):
+        act()
 
 
 @each(CELLS)
 def test_it_does_not_end_by_a_cancelled_deadline(
-    peers: Peers, operation: Operation, vice: Vice
+    peers: Peers, cell: Callable[[Peers], Scene]
 ) -> None:
-    with on_stage(peers, operation, vice) as (stream, relay), cancelled(relay.release):
-        operation.act(stream)
+    with cell(peers) as (act, mend), httpx_net.timeout(LIMIT) as deadline:
+        start = time.monotonic()
+        mending = threading.Timer(LIMIT * 1.5, mend)
+        mending.start()
+        deadline.cancel()
+        act()
+        assert time.monotonic() - start > LIMIT, "this did not wait for anybody"
+        mending.join()
 
 
-@each([(operation, vice) for operation, vice in CELLS if vice not in (DRIPS, SIPS)])
-def test_it_ends_by_its_deadline_where_the_clock_stands_still(
-    peers: Peers, operation: Operation, vice: Vice
-) -> None:
-    with on_stage(peers, operation, vice) as (stream, _), times_out_at_a_standstill():
-        operation.act(stream)
-
-
-# ---- Before there is a stream
-
-
-@pytest.fixture
-def hanging(resolver: Resolver, peers: Peers) -> Iterator[Resolver]:
-    """A resolver that doesn't answer; when it does, ``somebody.test`` has an address."""
-    resolver.answers["somebody.test"] = peers.serve(server_of(0))
-    resolver.hang()
-    yield resolver
-    resolver.answer()
-
-
-def connect_by_name(resolver: Resolver) -> None:
-    port = resolver.answers["somebody.test"][1]  # type: ignore[index]
-    httpx_net.NetworkBackend().connect("somebody.test", port).close()
-
-
-def test_resolving_ends_by_its_deadline(hanging: Resolver) -> None:
-    with times_out():
-        connect_by_name(hanging)
-
-
-def test_resolving_ends_by_its_deadline_where_the_clock_stands_still(hanging: Resolver) -> None:
-    with times_out_at_a_standstill():
-        connect_by_name(hanging)
-
-
-def test_resolving_does_not_end_by_a_cancelled_deadline(hanging: Resolver) -> None:
-    with cancelled(hanging.answer):
-        connect_by_name(hanging)
-
-
-class Hole(Peers):
-    """Peers that can open their black hole."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.connected = threading.Event()
-
-    def listen(self, family: int = socket.AF_INET, backlog: int = 128) -> socket.socket:
-        self.listener = super().listen(family, backlog)
-        return self.listener
-
-    def open(self) -> None:
-        """Accept whoever comes, until the client has: its SYN is sent again after a second."""
-        self.listener.settimeout(POLL)
-        until = time.monotonic() + HANG
-        while not self.connected.is_set() and time.monotonic() < until:
-            with suppress(TimeoutError):
-                self.listener.accept()[0].close()
-
-
-@pytest.fixture
-def hole() -> Iterator[Hole]:
-    hole = Hole()
-    yield hole
-    hole.close()
-
-
-def test_connecting_to_one_ends_by_its_deadline(hole: Hole) -> None:
-    address = hole.black_hole()
-    with times_out():
-        httpx_net.NetworkBackend().connect(*address)
-
-
-def test_connecting_to_one_does_not_end_by_a_cancelled_deadline(hole: Hole) -> None:
-    address = hole.black_hole()
-    with cancelled(hole.open):
-        httpx_net.NetworkBackend().connect(*address).close()
-        hole.connected.set()
-
-
-@pytest.mark.parametrize("delay", [0.01, 0.25, None])
-def test_connecting_to_several_ends_by_its_deadline(hole: Hole, delay: float | None) -> None:
-    net = Listed([hole.black_hole(), hole.black_hole()], happy_eyeballs_delay=delay)
-    with times_out():
-        net.connect("somebody.test", 80)
-
-
-@pytest.mark.parametrize("delay", [0.01, 0.25, None])
-@pytest.mark.parametrize("count", [1, 2])
-def test_connecting_ends_by_its_deadline_where_the_clock_stands_still(
-    hole: Hole, count: int, delay: float | None
-) -> None:
-    net = Listed([hole.black_hole() for _ in range(count)], happy_eyeballs_delay=delay)
-    with times_out_at_a_standstill():
-        net.connect("somebody.test", 80)
-
-
-def test_the_next_attempt_starts_where_the_clock_stands_still(hole: Hole, peers: Peers) -> None:
-    found = [hole.black_hole(), peers.serve(server_of(0))]
-    with frozen_clock(), httpx_net.timeout(HANG):
-        Listed(found, happy_eyeballs_delay=LIMIT).connect("somebody.test", 80).close()
-
-
-def test_connecting_to_several_does_not_end_by_a_cancelled_deadline(
-    hole: Hole, peers: Peers
-) -> None:
-    found = [hole.black_hole(), peers.serve(server_of(0))]
-    with cancelled():
-        Listed(found, happy_eyeballs_delay=LIMIT * 1.5).connect("somebody.test", 80).close()
+def test_the_next_attempt_starts_where_the_clock_stands_still(peers: Peers) -> None:
+    with connecting(1, 1, LIMIT, peers) as (connect, _), frozen_clock(), httpx_net.timeout(HANG):
+        connect()
