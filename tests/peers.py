@@ -455,6 +455,12 @@ class Peers:
         """Like ``serve``, for any number of connections, one after another."""
         return self._accept(handler, self.listen(), math.inf)
 
+    def serve_at_once(self, handler: Handler, count: int) -> Address:
+        """Like ``serve``, for so many connections, each in a thread of its own."""
+        return self._accept(
+            lambda conn: self.run(handler, conn.dup()), self.listen(backlog=count), count
+        )
+
     def serve_unix(self, handler: Handler) -> str:
         """Like ``serve``, on a Unix socket; returns its path."""
         # Not pytest's tmp_path: a path of more than about 100 bytes is too long for a socket.
