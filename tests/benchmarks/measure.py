@@ -42,7 +42,7 @@ class Extent:
 
 FULL = Extent("full", share=1, least=1, limit=1.0, shrink=1)
 QUICK = Extent("quick", share=0.04, least=3, limit=0.1, shrink=8)
-SMOKE = Extent("smoke", share=0, least=1, limit=0.05, shrink=64, patience=0.4)  # does it run?
+SMOKE = Extent("smoke", share=0, least=1, limit=0.05, shrink=64, patience=0.3)  # does it run?
 
 
 def processors() -> list[int]:
