@@ -141,14 +141,19 @@ def met(name: str, place: dict[str, int], extent: Extent) -> Measured:
     """What happens to the client *name*, scene by scene; httpx_net meets each several times."""
     (client,) = (each for each in contenders.everybody() if each.name == name)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    found = {}
-    for what, act in scenes(place, extent.limit):
-        runs = [returned_after(act, client)]
-        for _ in range(extent.rounds(5) - 1 if name == "httpx_net" else 0):
-            runs.append(returned_after(act, client))
+    rounds = extent.rounds(5) if name == "httpx_net" else 1
+
+    def meet(scene: tuple[str, Act]) -> dict[str, Any]:
+        runs = [returned_after(scene[1], client) for _ in range(rounds)]
         seconds = [each for each, _ in runs]
-        found[what] = {"value": median(seconds), "most": max(seconds), "outcome": runs[0][1]}
-    return found
+        return {"value": median(seconds), "most": max(seconds), "outcome": runs[0][1]}
+
+    *others, last = all_of_them = list(scenes(place, extent.limit))
+    with ThreadPoolExecutor(len(others)) as pool:
+        # All at once, if they are only to be seen to run. Ctrl-C is for the main thread.
+        every = pool.map if extent is SMOKE else map
+        found = [*every(meet, others), meet(last)]
+    return {what: each for (what, _), each in zip(all_of_them, found, strict=True)}
 
 
 def returned_after(act: Act, client: Any) -> tuple[float, str]:
