@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import httpx_net
-
-PACKAGE = os.path.dirname(httpx_net.__file__) + os.sep
+from peers import PACKAGE
 
 
 @contextmanager

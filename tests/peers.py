@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -374,24 +374,15 @@ def frozen_clock() -> Iterator[None]:
         yield
 
 
-def take(sock: Any, size: int = -1) -> bytes:
-    """*size* bytes from *sock*; without *size* all there is, up to the end."""
+def take(source: Any, size: int = -1) -> bytes:
+    """*size* bytes from a socket or a stream; without *size* all there is, up to the end."""
+    receive = source.read if isinstance(source, NetworkStreamInterface) else source.recv
     received = bytearray()
     while len(received) != size and (
-        data := sock.recv(min(MIB, size - len(received)) if size > 0 else MIB)
+        data := receive(min(MIB, size - len(received)) if size > 0 else MIB)
     ):
         received += data
-    return bytes(received)
-
-
-def take_from(stream: NetworkStreamInterface, size: int = -1) -> bytes:
-    """The same of a stream, which must not end before *size* bytes have come."""
-    received = bytearray()
-    while len(received) != size and (
-        data := stream.read(size - len(received) if size > 0 else None)
-    ):
-        received += data
-    assert size in (-1, len(received)), f"the stream ended after {len(received)} bytes"
+    assert size in (-1, len(received)), f"it ended after {len(received)} bytes"
     return bytes(received)
 
 
@@ -483,12 +474,9 @@ class Peers:
         handler: Handler = silent,
         *,
         certificate: str = "server",
-        maximum_version: ssl.TLSVersion | None = None,
-        alpn: Sequence[str] = (),
         client_ca: str | None = None,
         tickets: int = 2,
         refused: bool = False,
-        family: int = socket.AF_INET,
     ) -> Address:
         """Like ``serve``, with TLS: *handler* gets the ``ssl.SSLSocket`` after the handshake.
 
@@ -497,10 +485,6 @@ class Peers:
         With *refused* it is the handshake's failing that is the promise, and *handler* never runs.
         """
         context = server_context(certificate, client_ca=client_ca, tickets=tickets)
-        if maximum_version is not None:
-            context.maximum_version = maximum_version
-        if alpn:
-            context.set_alpn_protocols(alpn)
 
         def secured(conn: socket.socket) -> None:
             if refused:
@@ -510,7 +494,7 @@ class Peers:
             with wrap_server(context, conn) as tls:
                 handler(tls)
 
-        return self.serve(secured, family=family)
+        return self.serve(secured)
 
     def serve_layers(
         self, handler: Handler, layers: int, context: ssl.SSLContext | None = None
@@ -538,7 +522,7 @@ class Peers:
                     head += client.recv(1)
                 assert head.startswith(b"CONNECT "), head
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                splice(client, server)
+                _splice(client, server)
 
         return self.serve(proxy)
 
@@ -629,17 +613,15 @@ def _address(sock: socket.socket) -> Address:
     return ip, port
 
 
-def splice(client: Any, server: socket.socket) -> None:
+def _splice(client: ssl.SSLSocket, server: socket.socket) -> None:
     """Carry bytes both ways until one side ends."""
-    # A plain socket has no such method, and int() is 0.
-    pending = getattr(client, "pending", int)
     with selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ)
         selector.register(server, selectors.EVENT_READ)
         while True:
             # Bytes that are decrypted already wait in the SSLSocket, where no selector sees them.
-            ready = {key.fileobj for key, _ in selector.select(0 if pending() else HANG)}
-            if client in ready or pending():
+            ready = {key.fileobj for key, _ in selector.select(0 if client.pending() else HANG)}
+            if client in ready or client.pending():
                 data = client.recv(65536)
                 if not data:
                     return
@@ -649,9 +631,6 @@ def splice(client: Any, server: socket.socket) -> None:
                 if not data:
                     break
                 client.sendall(data)
-    if isinstance(client, ssl.SSLSocket):
-        send_close_notify(client)
-    else:
-        client.shutdown(socket.SHUT_WR)
+    send_close_notify(client)
     # To close with bytes unread would be a reset, and destroy what is on its way.
     silent(client)

@@ -34,7 +34,7 @@ from peers import (
     say_goodbye,
     server_context,
     silent,
-    take_from,
+    take,
     times_out,
     wait_until,
     wrap_server,
@@ -342,7 +342,7 @@ def test_a_read_waits_for_what_a_write_in_flight_was_told(
         connect(address, layers, suppress_ragged_eofs=suppress) as stream,
         writer_held(stream) as (writing, may_leave),
     ):
-        assert take_from(stream, len(PART)) == PART
+        assert take(stream, len(PART)) == PART
         # It waits under its own deadline, and then it has not reported anything.
         with times_out(0.02):
             stream.read()

@@ -36,7 +36,7 @@ from peers import (
     echo,
     inside_tls,
     start,
-    take_from,
+    take,
     wait_until,
 )
 
@@ -63,7 +63,7 @@ def start_tls(stream: NetworkStream, context: ssl.SSLContext, layers: int) -> No
 
 def exchange(stream: NetworkStream, data: bytes) -> None:
     stream.write(data)
-    assert take_from(stream, len(data)) == data
+    assert take(stream, len(data)) == data
 
 
 @pytest.mark.parametrize(

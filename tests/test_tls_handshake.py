@@ -25,7 +25,7 @@ from peers import (
     say_goodbye,
     server_context,
     silent,
-    take_from,
+    take,
     times_out,
     wait_until,
 )
@@ -69,7 +69,7 @@ def test_after_start_tls_a_handshake_has_happened_at_any_depth(peers: Peers, lay
         assert ("DNS", "localhost") in tls.getpeercert()["subjectAltName"]
         assert repr(stream).endswith(" TLS]>")
         stream.write(data)
-        assert take_from(stream, len(data)) == data
+        assert take(stream, len(data)) == data
 
 
 def test_a_server_is_reached_through_a_proxy_each_with_its_own_context(peers: Peers) -> None:
@@ -82,7 +82,7 @@ def test_a_server_is_reached_through_a_proxy_each_with_its_own_context(peers: Pe
         data = random.Random(0).randbytes(500_000)
         writer = threading.Thread(target=stream.write, args=(data,))
         writer.start()
-        assert take_from(stream, len(data)) == data
+        assert take(stream, len(data)) == data
         writer.join(HANG)
 
 
