@@ -9,14 +9,14 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 import hypothesis
 import pytest
 
 from dialing import Resolver
-from peers import HANG, Address, Handler, Peers
+from peers import HANG, Peers
 
 # A slow machine is no failure: the tests say themselves how long something may take. Without a
 # database of examples the suite needs no place that it can write to.
@@ -35,24 +35,6 @@ def peers() -> Iterator[Peers]:
     peers = Peers()
     yield peers
     peers.close()
-
-
-@pytest.fixture
-def serve(peers: Peers) -> Callable[..., Address]:
-    """``serve(handler, *, family=AF_INET)``: run a peer; returns the address to connect to."""
-    return peers.serve
-
-
-@pytest.fixture
-def serve_tls(peers: Peers) -> Callable[..., Address]:
-    """``serve_tls(handler, *, certificate="server", ...)``: *handler* runs after the handshake."""
-    return peers.serve_tls
-
-
-@pytest.fixture
-def serve_pair(peers: Peers) -> Callable[[Handler], socket.socket]:
-    """``serve_pair(handler)``: one end of a ``socketpair``; *handler* has the other."""
-    return peers.serve_pair
 
 
 @pytest.fixture

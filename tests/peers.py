@@ -5,7 +5,7 @@ A peer is a function of one connected socket, run in a thread of its own::
     def greeter(conn):
         conn.sendall(b"hello")
 
-    address = serve(greeter)  # a fixture, see conftest.py
+    address = peers.serve(greeter)  # `peers` is a fixture, see conftest.py
 
 When the function returns, its socket is closed. What it raises is the test's failure, so a peer
 may assert what it sees. Each socket handed to a peer times out after ``HANG``: a scene that has

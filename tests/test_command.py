@@ -267,7 +267,7 @@ def test_it_listens_while_it_sends(
 
 
 def test_a_file_gets_all_that_is_received_and_the_head_is_shown(
-    serve: Any, run: Run, tmp_path: Path
+    peers: Any, run: Run, tmp_path: Path
 ) -> None:
     def peer(conn: socket.socket) -> None:
         head(conn)
@@ -275,7 +275,7 @@ def test_a_file_gets_all_that_is_received_and_the_head_is_shown(
             conn.sendall(piece)
 
     early, body = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", b"x" * 3_000_000
-    out = run("--output", str(tmp_path / "answer"), url(serve(peer)))
+    out = run("--output", str(tmp_path / "answer"), url(peers.serve(peer)))
     assert (tmp_path / "answer").read_bytes() == early + HEAD + body
     assert re.findall(r"(?m)^<<< (.*)$", out) == (early + HEAD).decode().split("\r\n")[:-1]
 
@@ -328,12 +328,12 @@ def test_an_early_end_is_told_by_content_length_and_close_notify(
     assert said in run(*CA, *options, url(address, scheme), status=status)
 
 
-def test_a_server_without_tls(serve: Any, run: Run) -> None:
-    run(url(serve(lambda conn: conn.sendall(b"hello\r\n")), "https"), status=35)
+def test_a_server_without_tls(peers: Any, run: Run) -> None:
+    run(url(peers.serve(lambda conn: conn.sendall(b"hello\r\n")), "https"), status=35)
 
 
-def test_the_handshake_counts_as_connecting(serve: Any, run: Run) -> None:
-    said = run("--connect-timeout", "0.2", url(serve(silent), "https"), status=28)
+def test_the_handshake_counts_as_connecting(peers: Any, run: Run) -> None:
+    said = run("--connect-timeout", "0.2", url(peers.serve(silent), "https"), status=28)
     assert "TLS handshake for '127.0.0.1' with" in said
 
 
@@ -400,15 +400,15 @@ def test_a_full_or_closed_standard_stream_is_one_line(command: str, status: int,
         ({"client_ca": "ca"}, [*CA, "--cert", CLIENT, "--key", CLIENT]),
     ],
 )
-def test_the_options_of_tls(serve_tls: Any, run: Run, server: Any, options: list[str]) -> None:
-    address = serve_tls(web, **server)
+def test_the_options_of_tls(peers: Any, run: Run, server: Any, options: list[str]) -> None:
+    address = peers.serve_tls(web, **server)
     assert "certificate SHA-256: " in run(*options, url(address, "https"))
 
 
 @pytest.mark.parametrize(("ours", "other"), [("-4", "-6"), ("-6", "-4")])
-def test_a_family_can_be_asked_for(serve: Any, run: Run, ours: str, other: str) -> None:
+def test_a_family_can_be_asked_for(peers: Any, run: Run, ours: str, other: str) -> None:
     family = socket.AF_INET6 if ours == "-6" else socket.AF_INET
-    address = url(serve(web, family=family))
+    address = url(peers.serve(web, family=family))
     run(other, address, status=7)
     run(ours, address)
 

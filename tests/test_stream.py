@@ -31,7 +31,6 @@ from httpx_net import NetworkStream, timeout
 from peers import (
     HANG,
     MIB,
-    Address,
     Peers,
     client_context,
     connect_tls,
@@ -417,15 +416,13 @@ def test_a_stream_whose_socket_was_closed_is_none(pair: Pair) -> None:
     assert collect(streams) == []
 
 
-def test_a_tls_stream_collected_unclosed_says_no_goodbye(
-    serve_tls: Callable[..., Address],
-) -> None:
+def test_a_tls_stream_collected_unclosed_says_no_goodbye(peers: Peers) -> None:
     def cut_off(conn: ssl.SSLSocket) -> None:
         with pytest.raises(ssl.SSLError) as caught:
             conn.recv(1)
         assert is_truncation(caught.value)
 
-    streams = [connect_tls(serve_tls(cut_off, tickets=0))]
+    streams = [connect_tls(peers.serve_tls(cut_off, tickets=0))]
     assert len(collect(streams)) == 1
 
 

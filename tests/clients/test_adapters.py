@@ -52,8 +52,8 @@ def test_httpcore_does_not_sleep_past_the_deadline(monkeypatch: pytest.MonkeyPat
     assert 0 < max(slept) <= TIGHT  # The second retry would wait for half a second.
 
 
-def test_other_clients_find_a_file_of_text_and_shutdown(serve: Any) -> None:
-    stream = httpx_net.NetworkBackend().connect(*serve(echo))
+def test_other_clients_find_a_file_of_text_and_shutdown(peers: Any) -> None:
+    stream = httpx_net.NetworkBackend().connect(*peers.serve(echo))
     sock = adapter("stream_socket").StreamSocket(stream, object())  # "No timeout was given."
     with sock.makefile("rw", encoding="utf-8", newline="\r\n") as file:  # As ftplib opens it.
         file.write("grüß\n")

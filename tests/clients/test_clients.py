@@ -112,7 +112,7 @@ def url(address: Address, scheme: str = "http") -> str:
 
 
 @clients()
-def test_a_body_goes_and_comes_in_one_piece_and_as_it_arrives(using: Using, serve: Any) -> None:
+def test_a_body_goes_and_comes_in_one_piece_and_as_it_arrives(using: Using, peers: Any) -> None:
     body, seen = bytes(range(256)) * 4096, threading.Event()
 
     def server(conn: socket.socket) -> None:
@@ -125,7 +125,7 @@ def test_a_body_goes_and_comes_in_one_piece_and_as_it_arrives(using: Using, serv
         conn.sendall(body[PIECE:])
         silent(conn)
 
-    pieces = using().stream(url(serve(server)), body)
+    pieces = using().stream(url(peers.serve(server)), body)
     received = [next(pieces)]
     seen.set()
     assert b"".join([*received, *pieces]) == body
