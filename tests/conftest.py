@@ -10,7 +10,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import hypothesis
 import pytest
@@ -32,9 +32,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def peers() -> Iterator[Peers]:
     """All the kinds of peers; see ``peers.Peers``. Waits for them and raises what they raised."""
-    peers = Peers()
-    yield peers
-    peers.close()
+    with closing(Peers()) as peers:
+        yield peers
 
 
 @pytest.fixture

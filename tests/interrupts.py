@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import linecache
-import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -42,7 +43,8 @@ def interrupted_at(
             and counts(frame, event)
             and next(moments) == number
         ):
-            where.extend(_functions(frame))
+            stack = [each for each in traceback.extract_stack(frame) if PACKAGE in each.filename]
+            where.extend(f"{Path(each.filename).stem}.{each.name}" for each in reversed(stack))
             raise exception
         return trace
 
@@ -86,12 +88,3 @@ def _blocks_around(file: str, number: int) -> Iterator[str]:
                 yield line.strip()
             indent = depth
         number -= 1
-
-
-def _functions(frame: FrameType | None) -> Iterator[str]:
-    while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(PACKAGE):
-            module = os.path.basename(path).removesuffix(".py")
-            yield f"{module}.{frame.f_code.co_name}"
-        frame = frame.f_back

@@ -38,18 +38,6 @@ def context() -> ssl.SSLContext:
     return context
 
 
-def nothing_is_open_beyond(descriptors: int) -> Callable[[], bool]:
-    """Whether no more are open; a build without a GIL may have some to collect."""
-
-    def so_it_is() -> bool:
-        if len(open_descriptors()) == descriptors:
-            return True
-        gc.collect()
-        return False
-
-    return so_it_is
-
-
 # ---- Interrupts
 
 
@@ -102,6 +90,12 @@ def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_nothing(
                 assert stream.read() == b"hello"
 
     before = len(open_descriptors())
+
+    def all_is_closed() -> bool:
+        # A build without a GIL may have some to collect.
+        gc.collect()
+        return len(open_descriptors()) == before
+
     for moment in range(5000):
         exception, raised = interrupt(), None
         with warnings.catch_warnings(record=True) as warned:
@@ -113,7 +107,7 @@ def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_nothing(
                 raised, text = error, str(error)
                 exception.__traceback__ = None
             # The peer is in this process, and closes its end when it sees ours go.
-            wait_until(nothing_is_open_beyond(before))
+            wait_until(all_is_closed)
         assert httpx_net.remaining() is None, where
         # A stream that was not let into its `with`, or not out, is closed by its finalizer.
         at_the_door = any(function.endswith(("__enter__", "__exit__")) for function in where)

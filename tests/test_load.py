@@ -12,7 +12,6 @@ import gc
 import os
 import random
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -56,11 +55,6 @@ def echo_in(layers: int) -> Handler:
     return lambda conn: echo(inside_tls(conn, layers))
 
 
-def start_tls(stream: NetworkStream, context: ssl.SSLContext, layers: int) -> None:
-    for _ in range(layers):
-        stream.start_tls(context, "localhost")
-
-
 def exchange(stream: NetworkStream, data: bytes) -> None:
     stream.write(data)
     assert take(stream, len(data)) == data
@@ -73,13 +67,14 @@ def test_each_of_many_threads_has_its_own_deadline_and_stream(
     peers: Peers, layers: int, count: int
 ) -> None:
     context = client_context()
-    together = threading.Barrier(count, timeout=LONG)
+    together = threading.Barrier(count, timeout=LONG / 4)
     address = peers.serve_at_once(echo_in(layers), count)
 
     def scene(number: int) -> None:
         mine = LONG + number
         with httpx_net.timeout(mine), net.connect(*address) as stream:
-            start_tls(stream, context, layers)
+            for _ in range(layers):
+                stream.start_tls(context, "localhost")
             exchange(stream, b"I am %d" % number)
             # By now all are connected, and inside a block.
             together.wait()
@@ -95,16 +90,8 @@ def test_each_of_many_threads_has_its_own_deadline_and_stream(
             together.wait()
         assert httpx_net.remaining() is None
 
-    def guarded(number: int) -> None:
-        try:
-            scene(number)
-        except BaseException:
-            # The others must not wait for a thread that has failed.
-            together.abort()
-            raise
-
     with descriptors(2 * count + 200), ThreadPoolExecutor(count) as pool:
-        done = [pool.submit(guarded, number) for number in range(count)]
+        done = [pool.submit(scene, number) for number in range(count)]
     failures = [error for each in done if (error := each.exception()) is not None]
     # Raise the cause rather than the barrier that it broke.
     failures.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
@@ -122,8 +109,7 @@ def test_thousands_of_connections_leave_nothing(peers: Peers, layers: int, cycle
 
     def memory_after(times: int) -> int:
         for _ in range(times):
-            with httpx_net.timeout(HANG), net.connect(*address) as stream:
-                start_tls(stream, context, layers)
+            with httpx_net.timeout(HANG), connect_tls(address, context, layers=layers) as stream:
                 # Without an exchange we would outrun the listener, which costs a second each time.
                 exchange(stream, b"x")
         # The listener is still there.

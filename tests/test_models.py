@@ -34,6 +34,7 @@ from peers import (
 from test_conformance import Pair, socketpair, tcp, tls_1_2, tls_1_3, tls_in_tls
 
 CONTEXT = client_context()
+TLSv1_2, TLSv1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
 # ---- Bytes: a stream is two queues
@@ -194,11 +195,7 @@ DOCUMENTED = {
 
 
 def says_all_meddled_with(
-    layers: int,
-    inside: bool,
-    moment: int,
-    vice: Any,
-    version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+    layers: int, inside: bool, moment: int, vice: Any, version: ssl.TLSVersion = TLSv1_3
 ) -> Handler:
     """A peer that does TLS and says ``PAYLOAD``; its *vice* comes on the wire, or inside of TLS."""
     context = server_context()
@@ -241,7 +238,7 @@ def hear_all(connect: Callable[[], NetworkStream], layers: int) -> OSError | Non
     return failure
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("version", [TLSv1_2, TLSv1_3])
 @pytest.mark.parametrize(
     ("layers", "inside"), [(1, False), (2, False), (2, True)], ids=["TLS", "outside", "inside"]
 )
