@@ -1,7 +1,7 @@
 """The places that the documentation talks to: ``www.example.com`` and its neighbours, on loopback.
 
 Samples are run as printed, so they name real-looking hosts, addresses and ports. An ``Internet``
-stands between them and the system: names resolve to the addresses of ``HOSTS``; whoever connects
+stands between them and the system: names resolve to their addresses; whoever connects
 to one of these reaches a peer on loopback, made for this one connection; and ``getpeername`` gives
 the documented address back, so that what a sample prints can be compared to the letter. Nothing
 gets out: there is no way to anywhere else.
@@ -10,7 +10,6 @@ gets out: there is no way to anywhere else.
 from __future__ import annotations
 
 import errno
-import selectors
 import socket
 import ssl
 import struct
@@ -34,29 +33,15 @@ from peers import (
     send_close_notify,
     server_context,
     silent,
+    splice,
     wrap_server,
 )
 
+# As many names lead to one address, or one to several.
 HOSTS = {
-    "www.example.com": ["93.184.216.34"],
     "example.com": ["93.184.216.34"],
-    "drip.example.com": ["203.0.113.8"],
-    "silent.example.com": ["203.0.113.9"],
-    "closed.example.com": ["203.0.113.10"],
-    "dead.example.com": ["203.0.113.11"],
     "half-dead.example.com": ["203.0.113.11", "93.184.216.34"],
     "mixed.example.com": ["203.0.113.10", "203.0.113.11"],
-    "reset.example.com": ["203.0.113.12"],
-    "cut.example.com": ["203.0.113.13"],
-    "proxy.example.com": ["203.0.113.14"],
-    "members.example.com": ["203.0.113.15"],
-    "wrong-name.example.com": ["203.0.113.16"],
-    "expired.example.com": ["203.0.113.17"],
-    "self-signed.example.com": ["203.0.113.18"],
-    "full.example.com": ["203.0.113.19"],
-    "api.example.com": ["203.0.113.20"],
-    "chunked.example.com": ["203.0.113.21"],
-    "plain.example.com": ["203.0.113.22"],
     "intranet.example.com": ["10.0.0.5"],
     # This one never answers.
     "slow-dns.example.com": [],
@@ -77,37 +62,39 @@ class Internet:
         self._documented: dict[Address, Address] = {}
         self._over = threading.Event()
         self._context = server_context("server")
-        www, closed, dead = "93.184.216.34", "203.0.113.10", "203.0.113.11"
+        self._hosts = dict(HOSTS)
         self._routes: dict[Any, Callable[[], Any]] = {
-            (www, 80): self.to(web),
-            (www, 443): self.to_tls(web),
-            ("203.0.113.8", 80): self.to(drip),
-            ("203.0.113.9", 80): self.to(silent),
-            ("203.0.113.9", 443): self.to(silent),
-            **{(closed, port): peers.closed_port for port in (80, 443)},
-            **{(dead, port): peers.black_hole for port in (80, 443)},
-            ("203.0.113.12", 80): self.to(reset),
-            ("203.0.113.13", 443): self.to_tls(cut_off),
-            ("203.0.113.14", 443): lambda: peers.serve_proxy(self._route((www, 443))),
-            ("203.0.113.14", 1080): self.to(self.socks_proxy),
-            ("203.0.113.14", 3128): self.to(self.http_proxy),
-            ("203.0.113.15", 443): self.to_tls(web, client_ca="ca"),
-            ("203.0.113.16", 443): self.to_a_bad("wrong-name"),
-            ("203.0.113.17", 443): self.to_a_bad("expired"),
-            ("203.0.113.18", 443): self.to_a_bad("self-signed"),
-            ("203.0.113.19", 80): self.to(self.full),
-            ("203.0.113.19", 443): self.to_tls(self.full),
-            ("203.0.113.20", 80): self.to(answers_all),
-            ("203.0.113.21", 80): self.to(chunked),
-            ("203.0.113.22", 443): self.to(no_tls),
-            "/run/app.sock": lambda: peers.serve_unix(web),
+            "/run/app.sock": lambda: peers.serve_unix(web)
         }
+        www = {80: self.to(web), 443: self.to_tls(web)}
+        self._add("www", "93.184.216.34", www)
+        self._add("drip", "203.0.113.8", {80: self.to(drip)})
+        self._add("silent", "203.0.113.9", {80: self.to(silent), 443: self.to(silent)})
+        self._add("closed", "203.0.113.10", {80: peers.closed_port, 443: peers.closed_port})
+        self._add("dead", "203.0.113.11", {80: peers.black_hole, 443: peers.black_hole})
+        self._add("reset", "203.0.113.12", {80: self.to(reset)})
+        self._add("cut", "203.0.113.13", {443: self.to_tls(cut_off)})
+        proxies = {1080: self.to(self.socks_proxy), 3128: self.to(self.http_proxy)}
+        to_www = {443: lambda: peers.serve_proxy(www[443]())}
+        self._add("proxy", "203.0.113.14", {**proxies, **to_www})
+        self._add("members", "203.0.113.15", {443: self.to_tls(web, client_ca="ca")})
+        self._add("wrong-name", "203.0.113.16", {443: self.to_a_bad("wrong-name")})
+        self._add("expired", "203.0.113.17", {443: self.to_a_bad("expired")})
+        self._add("self-signed", "203.0.113.18", {443: self.to_a_bad("self-signed")})
+        self._add("full", "203.0.113.19", {80: self.to(self.full), 443: self.to_tls(self.full)})
+        self._add("api", "203.0.113.20", {80: self.to(answers_all)})
+        self._add("chunked", "203.0.113.21", {80: self.to(chunked)})
+        self._add("plain", "203.0.113.22", {443: self.to(no_tls)})
         self._patch(monkeypatch)
         # What makes the system's authorities, and so create_default_context(), trust the tests'.
         monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "ca.pem"))
 
     def close(self) -> None:
         self._over.set()
+
+    def _add(self, name: str, ip: str, ports: dict[int, Callable[[], Address]]) -> None:
+        self._hosts[f"{name}.example.com"] = [ip]
+        self._routes |= {(ip, port): way for port, way in ports.items()}
 
     def to(self, handler: Handler) -> Callable[[], Address]:
         return lambda: self._peers.serve(handler)
@@ -135,33 +122,34 @@ class Internet:
 
     def http_proxy(self, conn: socket.socket) -> None:
         """Do what CONNECT asks for, unless it is for port 25."""
-        with client_may_leave():
+        # The client may leave, and then there is nothing to shut down.
+        with suppress(OSError):
             host, _, port = head(conn).split()[1].decode().rpartition(":")
             if port == "25":
                 conn.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                 return
             with self._open(host, int(port)) as server:
                 conn.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                relay(conn, server)
+                splice(conn, server)
 
     def socks_proxy(self, conn: socket.socket) -> None:
         """RFC 1928: no authentication, CONNECT to a name."""
-        with client_may_leave():
+        with suppress(OSError):
             assert conn.recv(3) == b"\x05\x01\x00"
             conn.sendall(b"\x05\x00")
             *start, length = conn.recv(5)
             assert start == [5, 1, 0, 3]
             host = conn.recv(length).decode()
             (port,) = struct.unpack("!H", conn.recv(2))
-            if host not in HOSTS:
+            if host not in self._hosts:
                 conn.sendall(b"\x05\x04\x00\x01" + bytes(6))
                 return
             with self._open(host, port) as server:
                 conn.sendall(b"\x05\x00\x00\x01" + bytes(6))
-                relay(conn, server)
+                splice(conn, server)
 
     def _open(self, host: str, port: int) -> socket.socket:
-        return socket.create_connection(self._route((HOSTS[host][0], port)), timeout=HANG)
+        return socket.create_connection(self._route((self._hosts[host][0], port)), timeout=HANG)
 
     def _route(self, address: Any) -> Any:
         """The address on loopback to which *address* leads."""
@@ -183,13 +171,13 @@ class Internet:
 
         def patched_getaddrinfo(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
             name = host.decode() if isinstance(host, bytes) else host
-            if kwargs.get("flags", 0) & socket.AI_NUMERICHOST or name not in HOSTS:
+            if kwargs.get("flags", 0) & socket.AI_NUMERICHOST or name not in self._hosts:
                 if name.endswith(".example.com") and not kwargs.get("flags"):
                     raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
                 return getaddrinfo(host, port, *args, **kwargs)
-            if not HOSTS[name]:
+            if not self._hosts[name]:
                 self._over.wait(HANG)
-            found = [getaddrinfo(ip, port, type=socket.SOCK_STREAM) for ip in HOSTS[name]]
+            found = [getaddrinfo(ip, port, type=socket.SOCK_STREAM) for ip in self._hosts[name]]
             return [info for infos in found for info in infos]
 
         def patched_getpeername(sock: socket.socket) -> Any:
@@ -279,20 +267,3 @@ def cut_off(conn: ssl.SSLSocket) -> None:
     with client_may_leave():
         head(conn)
         conn.sendall(b"HTTP/1.0 200 OK\r\n\r\nPay 100 to Al")
-
-
-def relay(client: socket.socket, server: socket.socket) -> None:
-    """Carry bytes both ways until one side ends."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(client, selectors.EVENT_READ, server)
-        selector.register(server, selectors.EVENT_READ, client)
-        while True:
-            for key, _ in selector.select(HANG):
-                source: Any = key.fileobj
-                data = source.recv(65536)
-                if not data:
-                    # It may be gone as well.
-                    with suppress(OSError):
-                        key.data.shutdown(socket.SHUT_WR)
-                    return
-                key.data.sendall(data)
