@@ -25,9 +25,9 @@ KEEPIDLE = (
     socket.IPPROTO_TCP,
     getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", 0)),
 )
-both_ways = pytest.mark.parametrize("seconds", [None, HANG])
 KEEPINTVL = (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", 0))
 KEEPCNT = (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", 0))
+both_ways = pytest.mark.parametrize("seconds", [None, HANG])
 on_linux = pytest.mark.skipif("sys.platform != 'linux'", reason="it takes Linux")
 
 

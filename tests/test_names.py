@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import socket
 import ssl
 import threading
@@ -135,9 +134,10 @@ REASONS = {
     ),
     "has a label of more than 63 octets": ("a" * 64, f"www.{'a' * 64}.com"),
     "is longer than 253 octets": ("a." * 126 + "aa", LONGEST + "a.", "é" * 254, "é." * 10**6),
+    "must not contain '/': ": ("localhost/",),
     "must not contain ": (
         *("localhost\0.example.com", " localhost", "localhost\n", "local\thost", "localhost\x7f"),
-        *("*", "*.example.com", "localhost/", "[127.0.0.1]", "[localhost]", "user@localhost"),
+        *("*", "*.example.com", "[127.0.0.1]", "[localhost]", "user@localhost"),
         *("localhost?", "localhost#", "127.0.0.1%lo", "back\\slash", "fe80::1%a b", "<host>"),
     ),
     "has a colon but is no IPv6 address": (
@@ -160,11 +160,6 @@ def test_unusable_hosts_are_refused_with_a_reason(use: Any, what: str, reason: s
     assert repr(host) in str(caught.value)
 
 
-def test_the_character_that_no_host_has_is_named() -> None:
-    with pytest.raises(ValueError, match=r"^host must not contain '/': 'localhost/'$"):
-        looked_up("localhost/")
-
-
 @given(st.ip_addresses().map(str))
 def test_every_address_is_a_host(address: str) -> None:
     assert looked_up(address) == verified(address) == address
@@ -181,28 +176,22 @@ def test_whatever_is_no_text_is_a_TypeError(use: Any, what: str, host: Any) -> N
 # ---- Ports
 
 
-class Port(enum.IntEnum):
-    HTTP = 80
-
-
-@pytest.mark.parametrize("port", [1, 80, 65535, Port.HTTP])
+@pytest.mark.parametrize("port", [1, 80, 65535])
 def test_ports(port: int) -> None:
-    asked = asked_for("localhost", port)[1]
-    assert asked == port
-    assert type(asked) is int
+    assert asked_for("localhost", port) == ["localhost", port]
 
 
-@pytest.mark.parametrize("port", [0, -1, 65536, 80 + 65536, 10**30])
-def test_ports_out_of_range_are_a_ValueError(port: int) -> None:
-    with pytest.raises(ValueError, match=rf"^port must be in 1..65535, not {port}$"):
+@pytest.mark.parametrize(
+    ("error", "text", "port"),
+    [
+        *[(ValueError, "in 1..65535", port) for port in (0, -1, 65536, 80 + 65536, 10**30)],
+        *[(TypeError, "an int", port) for port in (None, "80", b"80", 80.0, True)],
+    ],
+)
+def test_what_is_no_port_is_refused(error: type[Exception], text: str, port: Any) -> None:
+    with pytest.raises(error) as caught:
         asked_for("localhost", port)
-
-
-@pytest.mark.parametrize("port", [None, "80", b"80", 80.0, True])
-def test_ports_that_are_no_int_are_a_TypeError(port: object) -> None:
-    with pytest.raises(TypeError) as caught:
-        asked_for("localhost", port)
-    assert str(caught.value) == f"port must be an int, not {port!r}"
+    assert str(caught.value) == f"port must be {text}, not {port!r}"
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 80), ("a\0b", 80), ("*", 80), ("localhost", 0)])

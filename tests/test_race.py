@@ -372,22 +372,3 @@ def test_what_is_raised_at_any_line_comes_out_and_leaves_nothing_open(
     assert stream is not None
     stream.close()
     assert 50 < line < 1000
-
-
-# ---- Descriptors
-
-
-def test_without_descriptors_every_attempt_fails(peers: Peers, bound, delay) -> None:
-    resource = pytest.importorskip("resource", reason="no limit of descriptors on this system")
-    live = [peers.listen().getsockname() for _ in range(2)]
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-    try:
-        with pytest.raises(OSError) as caught:
-            race(*live, happy_eyeballs_delay=delay)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        os.close(lowest_free)
-    assert caught.value.errno == errno.EMFILE
-    assert str(caught.value).count(os.strerror(errno.EMFILE)) == 2

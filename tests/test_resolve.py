@@ -240,12 +240,6 @@ def test_only_the_fifth_waits_for_a_call_of_others_and_it_is_the_youngest(names:
     assert len(names.of(BOTH)) == 4
 
 
-def test_a_family_that_never_answers_leaves_room_for_the_one_that_does(names: Names) -> None:
-    names.known[FOUR] = [IPV4]
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(ask, [HANG] * 8)) == [[IPV4]] * 8
-
-
 # ---- Errors
 
 
@@ -299,7 +293,6 @@ def test_what_a_signal_handler_raises_comes_out_as_it_is(
 
 RESOLVE = """
 import atexit, os, socket, sys, threading, warnings, httpx_net
-from concurrent.futures import ThreadPoolExecutor
 def resolve(seconds=60.0, net=httpx_net.NetworkBackend(), timeout=httpx_net.timeout):
     with timeout(seconds):
         return bool(net.getaddrinfo("localhost", 80))
@@ -322,6 +315,7 @@ def test_names_resolve_while_the_interpreter_ends(scene: str, earlier: str) -> N
 
 
 HANGING = """
+from concurrent.futures import ThreadPoolExecutor
 os.getpid = lambda: 1  # a child may have its parent's number, in another namespace
 real, may_answer = socket.getaddrinfo, threading.Event()
 socket.getaddrinfo = lambda *question: may_answer.wait() and real(*question)
