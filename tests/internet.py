@@ -10,6 +10,7 @@ gets out: there is no way to anywhere else.
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import ssl
 import struct
@@ -33,7 +34,6 @@ from peers import (
     send_close_notify,
     server_context,
     silent,
-    splice,
     wrap_server,
 )
 
@@ -130,7 +130,7 @@ class Internet:
                 return
             with self._open(host, int(port)) as server:
                 conn.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                splice(conn, server)
+                relay(conn, server)
 
     def socks_proxy(self, conn: socket.socket) -> None:
         """RFC 1928: no authentication, CONNECT to a name."""
@@ -146,7 +146,7 @@ class Internet:
                 return
             with self._open(host, port) as server:
                 conn.sendall(b"\x05\x00\x00\x01" + bytes(6))
-                splice(conn, server)
+                relay(conn, server)
 
     def _open(self, host: str, port: int) -> socket.socket:
         return socket.create_connection(self._route((self._hosts[host][0], port)), timeout=HANG)
@@ -267,3 +267,18 @@ def cut_off(conn: ssl.SSLSocket) -> None:
     with client_may_leave():
         head(conn)
         conn.sendall(b"HTTP/1.0 200 OK\r\n\r\nPay 100 to Al")
+
+
+def relay(client: socket.socket, server: socket.socket) -> None:
+    """Carry bytes both ways until one side ends."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(client, selectors.EVENT_READ, server)
+        selector.register(server, selectors.EVENT_READ, client)
+        while True:
+            for key, _ in selector.select(HANG):
+                source: Any = key.fileobj
+                data = source.recv(65536)
+                if not data:
+                    key.data.shutdown(socket.SHUT_WR)
+                    return
+                key.data.sendall(data)
