@@ -266,24 +266,3 @@ def test_what_the_hook_raises_reaches_the_caller(error: type[Exception]) -> None
 
     with pytest.raises(error, match=r"^mine$"):
         Broken().connect("www.example.com", 80)
-
-
-# ---- How the stream waits
-
-
-@pytest.mark.parametrize(("seconds", "mode"), [(None, None), (math.inf, None), (HANG, 0.0)])
-@pytest.mark.parametrize("options", [{}, {"happy_eyeballs_delay": None}], ids=["", "one by one"])
-@pytest.mark.parametrize("count", [0, 1])
-def test_the_mode_of_the_socket_is_the_deadlines_whatever_the_default_is(
-    peers: Peers, seconds, mode, options, count: int
-) -> None:
-    addresses = [*(peers.closed_port() for _ in range(count)), peers.serve(silent)]
-    socket.setdefaulttimeout(0.001)
-    try:
-        with (
-            httpx_net.timeout(seconds),
-            Listed(addresses, **options).connect("www.example.com", 80) as stream,
-        ):
-            assert stream.get_extra_info("socket").gettimeout() == mode
-    finally:
-        socket.setdefaulttimeout(None)

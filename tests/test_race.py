@@ -157,6 +157,14 @@ def delay(request: pytest.FixtureRequest) -> float | None:
     return request.param
 
 
+@pytest.fixture
+def default_timeout() -> Iterator[None]:
+    """The program has set one, which is no deadline of ours."""
+    socket.setdefaulttimeout(0.001)
+    yield
+    socket.setdefaulttimeout(None)
+
+
 def race(*addresses: Address, **options: Any) -> httpx_net.NetworkStream:
     return Listed(addresses, **options).connect("www.example.com", 80)
 
@@ -214,6 +222,15 @@ def test_losers_are_closed(peers: Peers) -> None:
     before = len(open_descriptors())
     with race(*dead, live, happy_eyeballs_delay=0.01):
         assert len(open_descriptors()) == before + 1
+
+
+@pytest.mark.usefixtures("default_timeout")
+def test_a_stream_outside_every_deadline_is_blocking(peers: Peers, bound, delay) -> None:
+    for others in ([], [peers.closed_port()]):
+        live = peers.serve(silent)
+        with race(*others, live, happy_eyeballs_delay=delay) as stream:
+            mode = stream.get_extra_info("socket").gettimeout()
+            assert mode == (None if bound is None else 0.0)
 
 
 @pytest.mark.usefixtures("bound")
@@ -342,10 +359,11 @@ def test_a_deadline_that_passed_before_the_first_attempt_opens_nothing(peers: Pe
 # ---- Interrupts, and what handlers raise
 
 
+@pytest.mark.usefixtures("bound", "default_timeout")
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError("alarm")], ids=repr)
 def test_a_signal_handler_ends_the_wait_for_an_answer(
-    peers: Peers, bound, count: int, error: BaseException
+    peers: Peers, count: int, error: BaseException
 ) -> None:
     dead = [peers.black_hole() for _ in range(count)]
     before = open_descriptors()
