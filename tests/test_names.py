@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import httpx_net
 from dialing import Listed, info
-from peers import silent
+from peers import Peers, silent
 
 
 class Asked(httpx_net.NetworkBackend):
@@ -236,8 +236,8 @@ def test_wrong_local_addresses_are_refused(error: type[Exception], local_address
     ],
     ids=str,
 )
-def test_what_tcp_cannot_connect_to_is_passed_over(serve, changes) -> None:
-    live = serve(silent)
+def test_what_tcp_cannot_connect_to_is_passed_over(peers: Peers, changes: Any) -> None:
+    live = peers.serve(silent)
     with Listed([info(live, **changes), live]).connect("www.example.com", 80) as stream:
         assert stream.get_extra_info("server_addr") == live
     expected = r"^connect to www.example.com:80 failed: no usable address among 1 found$"
@@ -272,8 +272,10 @@ def test_what_no_getaddrinfo_returns_is_a_clear_TypeError(found: Any) -> None:
 @pytest.mark.parametrize(
     "sockaddr", [("::1", 80), ("::1", 80, 2**20 - 1, 2**32 - 1), ("::1%7", 80)]
 )
-def test_a_zone_or_scope_that_means_nothing_is_no_part_of_the_address(serve, sockaddr) -> None:
-    ip, port = serve(silent, family=socket.AF_INET6)
+def test_a_zone_or_scope_that_means_nothing_is_no_part_of_the_address(
+    peers: Peers, sockaddr
+) -> None:
+    ip, port = peers.serve(silent, family=socket.AF_INET6)
     found = info((sockaddr[0], port, *sockaddr[2:]))
     with Listed([found]).connect("www.example.com", 80) as stream:
         assert stream.get_extra_info("server_addr") == (ip, port)
