@@ -122,8 +122,8 @@ def test_a_read_allocates_no_more_than_1_mib_whatever_is_asked_for(ends: Ends) -
     stream, peer = ends
     peer.sendall(b"hello")
     with traced_memory() as peak:
-        assert stream.read(10**15) == b"hello"
-    assert peak() < 1.1 * MIB
+        assert stream.read(10**9) == b"hello"
+        assert peak() < 1.1 * MIB
 
 
 def test_a_peer_that_has_ended_its_half_still_listens(ends: Ends) -> None:
@@ -168,9 +168,8 @@ def test_a_large_write_copies_nothing(peers: Peers, form: Callable[[int], bytes]
             pass
 
     data = form(16 * MIB)
-    with NetworkStream(peers.serve_pair(drain)) as stream:
-        with traced_memory() as peak:
-            stream.write(data)
+    with NetworkStream(peers.serve_pair(drain)) as stream, traced_memory() as peak:
+        stream.write(data)
         assert peak() < MIB
 
 
@@ -306,12 +305,12 @@ def test_any_number_is_good_for_a_descriptor(pair: Pair, number: int) -> None:
         descriptor = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, number)
         assert descriptor == number
         streams = [NetworkStream(socket.socket(fileno=descriptor))]
-        with times_out(0.02):
+        with suppress(TimeoutError), timeout(0.02):
             streams[0].read()
         peer.sendall(b"x")
         assert streams[0].get_extra_info("is_readable")
         assert streams[0].read() == b"x"
-        assert len(collect(streams)) == 1
+        assert collect(streams)[0].startswith("unclosed <NetworkStream")
 
 
 @contextmanager
