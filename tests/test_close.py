@@ -32,10 +32,7 @@ from peers import (
     silent,
     wait_until,
 )
-from test_stream import Use, read, start_tls, write_much
-
-everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
-on_tls = pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
+from test_stream import Use, everywhere, on_tls, read, start_tls, write_much
 
 
 def in_time(use: Use, stream: httpx_net.NetworkStream) -> object:

@@ -26,16 +26,9 @@ from peers import (
     say_goodbye,
     silent,
 )
-from test_stream import Use, read, start_tls, write_much
+from test_stream import Use, read, start_tls, ways, write_much
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
-
-# Without a deadline it is the kernel that waits for a plain stream.
-ways = pytest.mark.parametrize(
-    ("layers", "seconds"),
-    [(0, None), (0, HANG), (1, HANG), (2, None)],
-    ids=["plain", "plain under a deadline", "TLS under a deadline", "TLS in TLS"],
-)
 
 
 class Alarm(OSError):

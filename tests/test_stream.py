@@ -55,6 +55,15 @@ unix_sockets = pytest.mark.skipif(
     not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets"
 )
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors")
+# Nearly all that is promised holds at any depth; the modules that show that import these.
+everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
+on_tls = pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
+# Without a deadline it is the kernel that waits for a plain stream.
+ways = pytest.mark.parametrize(
+    ("layers", "seconds"),
+    [(0, None), (0, HANG), (1, None), (2, HANG)],
+    ids=["plain", "plain under a deadline", "TLS", "TLS in TLS under a deadline"],
+)
 either_family = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 
 
@@ -298,32 +307,21 @@ def test_no_timeout_of_the_sockets_own_ends_anything(
 @posix
 @pytest.mark.parametrize("number", [0, 1500])
 def test_any_number_is_good_for_a_descriptor(pair: Pair, number: int) -> None:
-    import fcntl
-
     ours, peer = pair
-    with descriptors(2000), number_is_free(number):
-        descriptor = fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, number)
-        assert descriptor == number
-        streams = [NetworkStream(socket.socket(fileno=descriptor))]
-        with suppress(TimeoutError), timeout(0.02):
-            streams[0].read()
-        peer.sendall(b"x")
-        assert streams[0].get_extra_info("is_readable")
-        assert streams[0].read() == b"x"
-        assert collect(streams)[0].startswith("unclosed <NetworkStream")
-
-
-@contextmanager
-def number_is_free(number: int) -> Iterator[None]:
-    """The standard input gives its number away, if it is that."""
-    kept = os.dup(0)
-    if number == 0:
-        os.close(0)
+    standard_input = os.dup(0)
     try:
-        yield
+        with descriptors(2000):
+            os.dup2(ours.fileno(), number, inheritable=False)
+            streams = [NetworkStream(socket.socket(fileno=number))]
+            with suppress(TimeoutError), timeout(0.02):
+                streams[0].read()
+            peer.sendall(b"x")
+            assert streams[0].get_extra_info("is_readable")
+            assert streams[0].read() == b"x"
+            assert collect(streams)[0].startswith("unclosed <NetworkStream")
     finally:
-        os.dup2(kept, 0)
-        os.close(kept)
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
 
 
 def test_it_works_where_the_system_never_had_poll() -> None:
@@ -601,10 +599,13 @@ def test_a_socket_that_is_no_connected_stream_is_refused_and_left_alone(
         assert repr(sock) in str(caught.value)
 
 
-def test_a_timeout_of_an_ssl_sockets_own_is_lifted(peers: Peers) -> None:
+def test_an_ssl_socket_becomes_a_tls_stream_without_its_own_timeout(peers: Peers) -> None:
     sock = socket.create_connection(peers.serve_tls(echo))
     wrapped = client_context().wrap_socket(sock, server_hostname="localhost")
     wrapped.settimeout(0.01)
-    with NetworkStream(wrapped) as stream, in_thread(stream.read) as reading:
-        stream.write(b"hello")
-        assert reading.result(HANG) == b"hello"
+    with NetworkStream(wrapped) as stream:
+        assert repr(stream).endswith(" TLS]>")
+        assert stream.get_extra_info("ssl_object") is wrapped
+        with in_thread(stream.read) as reading:
+            stream.write(b"hello")
+            assert reading.result(HANG) == b"hello"
