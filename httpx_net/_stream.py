@@ -216,11 +216,12 @@ class NetworkStream(NetworkStreamInterface):
         inside = self._inside
         try:
             inside.append(False)
-            self._writer, self._sent = get_ident(), 0
+            self._sent = 0
             if remaining() is not None and self._blocking:
                 self._make_nonblocking()
             if not self._open or self._broken:
                 raise self._unusable()
+            self._writer = get_ident()
             sink: Any = self._sock
             limit = _WRITE_SIZE
             if self._tls is not None:
@@ -503,8 +504,9 @@ class NetworkStream(NetworkStreamInterface):
             exc = BrokenPipeError(errno.EPIPE, "the peer has ended the stream")
         if self._open and not is_expiry(exc):
             self._hear(exc)
-            # A server that refuses a client says why before it closes.
-            if self._tls and self._end is None and exc.errno not in NO_MEMORY:
+            # A server that refuses a client says why before it closes. A write that was refused
+            # here has asked nobody.
+            if self._tls and self._writer and self._end is None and exc.errno not in NO_MEMORY:
                 exc = self._tls.collect(lambda: len(self._inside) == 2) or exc
         error = self._explained("write to", exc, f" after {self._sent} of {size} bytes")
         error.characters_written = self._sent  # type: ignore[attr-defined]

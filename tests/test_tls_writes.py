@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import ssl
 import threading
@@ -62,10 +63,14 @@ def test_nothing_follows_a_write_that_timed_out(peers: Peers, layers: int) -> No
         # From here on there is room for more.
         peer.may_speak.set()
         peer.may_read.set()
+        sock = stream.get_extra_info("socket")
+        assert select.select([sock], [], [], HANG)[0]
         for size in (0, 1, RECORD, RECORD + 1):
             with pytest.raises(BrokenPipeError, match=f"of {size} bytes: an earlier wr") as broken:
                 stream.write(b"S" * size)
             assert broken.value.characters_written == 0  # type: ignore[attr-defined]
+        # A write that was never begun has no reason to read ahead.
+        assert select.select([sock], [], [], 0)[0]
         assert stream.read() == b"413 enough"
         with pytest.raises(BrokenPipeError, match="an earlier write"):
             stream.start_tls(client_context(), "localhost")
