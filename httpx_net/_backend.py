@@ -13,7 +13,7 @@ from typing import Any
 from . import _names, _race, _resolve
 from ._deadlines import real, remaining
 from ._interfaces import NetworkBackendInterface
-from ._names import Address, check_port, endpoint, failure, from_network, is_expiry, lookup_name
+from ._names import Address, check_port, failure, from_network, is_expiry, lookup_name
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
 
@@ -152,10 +152,9 @@ class NetworkBackend(NetworkBackendInterface):
         addresses = self._literal(*peer) or self._looked_up(*peer)
         won = _race.connect(peer, addresses, self._configure, self._happy_eyeballs_delay)
         try:
-            ends = endpoint(won.server), endpoint(won.client)
-            return NetworkStream._connected(won.sock, *ends, self._suppress_ragged_eofs)
+            return NetworkStream._connected(*won, self._suppress_ragged_eofs)
         except BaseException:
-            won.close()
+            won[0].close()
             raise
 
     def getaddrinfo(self, host: str, port: int) -> AddressInfo:

@@ -20,7 +20,7 @@ import os
 import socket
 import sys
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 _Error = TypeVar("_Error", bound=BaseException)
 
@@ -288,7 +288,7 @@ def os_error(number: int) -> OSError:
     return OSError(number, getattr(socket, "errorTab", {}).get(number) or os.strerror(number))
 
 
-def is_expiry(exc: BaseException) -> bool:
+def is_expiry(exc: BaseException) -> TypeGuard[TimeoutError]:
     """Whether *exc* is the TimeoutError of a deadline: only ``_deadlines`` makes those.
 
     Its class and errno don't tell: the kernel's ETIMEDOUT and a signal handler's error may look

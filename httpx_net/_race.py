@@ -21,6 +21,7 @@ no part of the race, though section 3 lets the first family to be found start; s
 from __future__ import annotations
 
 import errno
+import itertools
 import math
 import socket
 from collections import deque
@@ -29,7 +30,7 @@ from time import monotonic as _clock
 from typing import Any, TypeAlias
 
 from ._deadlines import remaining
-from ._names import Address, failure, is_expiry, is_networks, os_error, printed
+from ._names import Address, endpoint, failure, from_network, is_expiry, os_error, printed
 from ._wait import WRITE, wait
 
 # Attempts under way at the same time. A name may have thousands of addresses (4,095 fit in one
@@ -38,6 +39,9 @@ from ._wait import WRITE, wait
 MOST_AT_ONCE = 64
 
 _Configure: TypeAlias = Callable[[socket.socket], None]
+
+# A socket, and the addresses of the server and the client between which it is connected.
+Connected: TypeAlias = tuple[Any, Any, Any]
 
 _UNDER_WAY = (errno.EINPROGRESS, errno.EWOULDBLOCK)
 
@@ -48,16 +52,11 @@ _OUT_OF_REACH = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EHOSTUNREACH, er
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
     """*addresses* with the families taking turns, that of the first one beginning."""
-    families: dict[int, deque[Address]] = {}
+    families: dict[int, list[Address]] = {}
     for address in addresses:
-        families.setdefault(address.family, deque()).append(address)
-    order = []
-    while families:
-        for family, queue in list(families.items()):
-            order.append(queue.popleft())
-            if not queue:
-                del families[family]
-    return order
+        families.setdefault(address.family, []).append(address)
+    turns = itertools.zip_longest(*families.values())
+    return [address for turn in turns for address in turn if address is not None]
 
 
 class Schedule:
@@ -95,12 +94,9 @@ class Schedule:
 
 
 def connect(
-    peer: tuple[str, int],
-    addresses: list[Address],
-    configure: _Configure,
-    delay: float | None,
-) -> Attempt:
-    """Connect to one of *addresses* within the nearest deadline; return the attempt that has won.
+    peer: tuple[str, int], addresses: list[Address], configure: _Configure, delay: float | None
+) -> Connected:
+    """Connect to one of *addresses* within the nearest deadline.
 
     *peer* is the host and port that was asked for, for the text of errors. *configure* is given
     each socket before it connects. *delay* is RFC 8305's Connection Attempt Delay; None tries one
@@ -113,142 +109,97 @@ def connect(
     order = interleaved(addresses) if len(addresses) > 1 else addresses
     attempts = [Attempt(address) for address in order]
     try:
-        if delay is None or len(attempts) == 1:
-            winner = _one_by_one(attempts, configure)
-        else:
-            winner = _staggered(Schedule(attempts, delay), configure)
-        if winner is None:
-            raise failure("connect to", peer, _combined(attempts, _told(attempts, peer)))
-        for loser in attempts:
-            if loser is not winner:
-                loser.close()
-        return winner
+        connected = _race(Schedule(attempts, math.inf if delay is None else delay), configure)
+        if connected is None:
+            raise failure("connect to", peer, _combined(attempts, _outcomes(attempts, peer)))
+        return connected
     except BaseException as exc:
         for attempt in attempts:
             attempt.close()
-        if isinstance(exc, TimeoutError) and is_expiry(exc):
-            told = _told(attempts, peer)
-            raise failure("connect to", peer, exc, told and f" ({told})") from None
+        if is_expiry(exc):
+            outcomes = _outcomes(attempts, peer)
+            raise failure("connect to", peer, exc, outcomes and f" ({outcomes})") from None
         raise
 
 
-def _one_by_one(attempts: list[Attempt], configure: _Configure) -> Attempt | None:
-    """The first of *attempts* to connect, None if all have failed.
-
-    The loop below could do this as well, at 2 to 3 us more for the many connects to one address.
-    """
-    for attempt in attempts:
-        blocking = remaining() is None
-        try:
+def _race(schedule: Schedule, configure: _Configure) -> Connected | None:
+    """The connection of the first attempt to succeed, None if all have failed."""
+    in_flight: dict[int, Attempt] = {}
+    unbounded = blocking = False
+    while True:
+        seconds = schedule.wait(_clock())
+        if seconds and (ready := wait(in_flight, WRITE, seconds)):
+            attempt = in_flight.pop(ready[0])
+        else:
+            # After a wait that brought nothing it is due, even where a test has stopped the clock.
+            attempt = schedule.start(now := _clock())
             # With neither a deadline nor another attempt to wait for, the kernel may wait: that is
             # one call in place of four.
-            if not attempt.begin(configure, blocking=blocking):
-                wait((attempt.sock.fileno(),), WRITE)
-                attempt.check()
-            attempt.win(blocking=blocking)
-            return attempt
-        except OSError as exc:
-            if not attempt.is_lost(exc):
-                raise
-    return None
-
-
-def _staggered(schedule: Schedule, configure: _Configure) -> Attempt | None:
-    """The first attempt of *schedule* to connect, None if all have failed."""
-    in_flight: dict[int, Attempt] = {}
-    now = -math.inf
-    while not schedule.is_over():
-        left = remaining()
-        now = max(now, _clock())
-        seconds = schedule.wait(now)
-        attempt: Attempt | None = None
+            unbounded = remaining() is None
+            blocking = unbounded and not in_flight and schedule.wait(now) == math.inf
         try:
-            if seconds == 0.0:
-                candidate: Attempt = schedule.start(now)
-                attempt = candidate
-                if not attempt.begin(configure, blocking=False):
-                    in_flight[attempt.sock.fileno()] = attempt
-                    continue
-            elif ready := wait(in_flight, WRITE, seconds):
-                attempt = in_flight.pop(ready[0])
-                attempt.check()
-            else:
-                # The next start is due, even where a test has stopped the clock.
-                now += seconds
-                continue
-            attempt.win(blocking=left is None)
-            return attempt
-        except OSError as exc:
-            if attempt is None or not attempt.is_lost(exc):
-                raise
+            if connected := attempt.connect(configure, blocking):
+                if unbounded and not blocking:
+                    attempt.sock.settimeout(None)
+                for loser in in_flight.values():
+                    loser.close()
+                return connected
+            in_flight[attempt.sock.fileno()] = attempt
+        except from_network(OSError, through=(attempt.sock,)) as exc:
+            attempt.fail(exc)
             schedule.failed()
-    return None
+            if schedule.is_over():
+                return None
 
 
 class Attempt:
     """Connecting to one address: its socket, from first to last, and what came of it."""
 
-    __slots__ = ("address", "client", "failure", "outcome", "server", "sock")
+    failure: OSError | None = None
+    # For the text of errors; nothing before it begins.
+    outcome = ""
+    # A socket from when it begins.
+    sock: Any = None
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self.failure: OSError | None = None
-        # For the text of errors; nothing before it begins.
-        self.outcome = ""
-        # A socket from when it begins.
-        self.sock: Any = None
-        # Both ends as the kernel has them, once they are connected.
-        self.server = self.client = address.sockaddr
 
-    def begin(self, configure: _Configure, *, blocking: bool) -> bool:
-        """Begin to connect; return whether that is done."""
-        family, proto, sockaddr = self.address
-        self.outcome = "no answer"
-        sock = self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
-        # Never left as it comes, since socket.setdefaulttimeout() is no deadline of ours.
-        if not blocking:
-            sock.settimeout(0.0)
-        elif sock.gettimeout() is not None:
-            sock.settimeout(None)
-        configure(sock)
-        if blocking:
-            sock.connect(sockaddr)
-            return True
-        error = sock.connect_ex(sockaddr)
-        if error and error not in _UNDER_WAY:
-            raise os_error(error)
-        return not error
-
-    def check(self) -> None:
-        """Raise the error that has ended the attempt, if one has."""
-        error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    def connect(self, configure: _Configure, blocking: bool) -> Connected | None:
+        """Begin to connect, or look what has become of it; None while it is under way."""
+        sock = self.sock
+        if sock is None:
+            self.outcome = "no answer"
+            family, proto, sockaddr = self.address
+            sock = self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
+            # Never left as it comes, since socket.setdefaulttimeout() is no deadline of ours.
+            if not blocking:
+                sock.settimeout(0.0)
+            elif sock.gettimeout() is not None:
+                sock.settimeout(None)
+            configure(sock)
+            error = sock.connect_ex(sockaddr)
+            if error in _UNDER_WAY:
+                return None
+        else:
+            error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise os_error(error)
-
-    def win(self, *, blocking: bool) -> None:
-        """Learn who is connected to whom."""
-        sock = self.sock
-        if blocking and sock.gettimeout() is not None:
-            sock.settimeout(None)
-        self.client = sock.getsockname()
-        if self.address.is_wildcard():
-            # Connecting there reaches this machine, at an address that the kernel has chosen.
-            self.server = sock.getpeername()
+        # Connecting to a wildcard reaches this machine, at an address that the kernel has chosen.
+        wildcard = self.address.is_wildcard()
+        server = endpoint(sock.getpeername() if wildcard else self.address.sockaddr)
+        client = endpoint(sock.getsockname())
         # Connect to an ephemeral port on which nobody listens, and the kernel may pick that very
         # port for this end; TCP then connects the socket to itself (RFC 9293, figure 8).
-        if self.client[1] == self.server[1] and self.client[0] == self.server[0]:
+        if client == server:
             raise OSError(errno.ECONNREFUSED, "nobody listens there: the socket met itself")
+        return sock, server, client
 
-    def is_lost(self, exc: OSError) -> bool:
-        """Whether *exc* has ended it, and comes neither from a deadline nor from a handler."""
-        # Where a library has replaced the sockets, their errors come from its code.
-        if is_expiry(exc) or not is_networks(exc, self.sock):
-            return False
+    def fail(self, exc: OSError) -> None:
+        """Keep the error that has ended it, and nothing else."""
         # Without its traceback, whose frames would keep sockets alive.
         self.failure = exc.with_traceback(None)
         self.outcome = exc.strerror or str(exc)
         self.close()
-        return True
 
     def close(self) -> None:
         if self.sock is not None:
@@ -269,10 +220,10 @@ def _combined(attempts: list[Attempt], text: str) -> OSError:
     return (classes.pop() if len(classes) == 1 else OSError)(text)
 
 
-def _told(attempts: list[Attempt], peer: tuple[str, int]) -> str:
+def _outcomes(attempts: list[Attempt], peer: tuple[str, int]) -> str:
     """What came of each attempt; of a single one at *peer* itself, without naming it again."""
-    told = [f"{attempt.address}: {attempt.outcome}" for attempt in attempts if attempt.outcome]
+    outcomes = [f"{attempt.address}: {attempt.outcome}" for attempt in attempts if attempt.outcome]
     if [str(attempt.address) for attempt in attempts] == [printed(peer)]:
         return attempts[0].outcome if attempts[0].failure else ""
-    untried = len(attempts) - len(told)
-    return "; ".join([*told, f"{untried} not tried"] if untried else told)
+    untried = len(attempts) - len(outcomes)
+    return "; ".join([*outcomes, f"{untried} not tried"] if untried else outcomes)
