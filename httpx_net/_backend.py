@@ -13,16 +13,16 @@ from typing import Any
 from . import _names, _race, _resolve
 from ._deadlines import real, remaining
 from ._interfaces import NetworkBackendInterface
-from ._names import Address, check_port, failure, from_network, is_expiry, lookup_name
+from ._names import Address, check_port, failure, from_network, lookup_name
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
 
 # Seconds. RFC 8305, section 5, recommends 250 ms and forbids less than 10. Beyond a day, None is
 # meant.
-_DELAY, _LEAST_DELAY, _LONGEST_DELAY = 0.25, 0.01, 86_400.0
+_DELAY, _DELAY_LIMITS = 0.25, (0.01, 86_400.0)
 
 # Seconds. The longest is what Linux takes for TCP_KEEPIDLE.
-_KEEPALIVE, _LEAST_KEEPALIVE, _LONGEST_KEEPALIVE = 60.0, 1, 32_767
+_KEEPALIVE, _KEEPALIVE_LIMITS = 60.0, (1, 32_767)
 
 _SOCKET, _TCP = socket.SOL_SOCKET, socket.IPPROTO_TCP
 
@@ -110,7 +110,7 @@ class NetworkBackend(NetworkBackendInterface):
     _local_address: Address | None = None
     _own_options = _options_for(_KEEPALIVE, None)
     _socket_options: Sequence[tuple[Any, ...]] = ()
-    _happy_eyeballs_delay: float | None = _DELAY
+    _delay: float | None = _DELAY
     _suppress_ragged_eofs = False
 
     def __init__(
@@ -124,12 +124,10 @@ class NetworkBackend(NetworkBackendInterface):
     ) -> None:
         if local_address is not None:
             self._local_address = _names.local_address(local_address)
-        idle = _seconds("keepalive", keepalive, _LEAST_KEEPALIVE, _LONGEST_KEEPALIVE)
+        idle = _seconds("keepalive", keepalive, *_KEEPALIVE_LIMITS)
         self._own_options = _options_for(idle, self._local_address)
         self._socket_options = _checked(socket_options)
-        self._happy_eyeballs_delay = _seconds(
-            "happy_eyeballs_delay", happy_eyeballs_delay, _LEAST_DELAY, _LONGEST_DELAY
-        )
+        self._delay = _seconds("happy_eyeballs_delay", happy_eyeballs_delay, *_DELAY_LIMITS)
         self._suppress_ragged_eofs = suppress_ragged_eofs
 
     def connect(self, host: str, port: int) -> NetworkStream:
@@ -150,7 +148,7 @@ class NetworkBackend(NetworkBackendInterface):
         """
         peer = lookup_name(host), check_port(port)
         addresses = self._literal(*peer) or self._looked_up(*peer)
-        won = _race.connect(peer, addresses, self._configure, self._happy_eyeballs_delay)
+        won = _race.connect(peer, addresses, self._configure, self._delay)
         try:
             return NetworkStream._connected(*won, self._suppress_ragged_eofs)
         except BaseException:
@@ -189,28 +187,23 @@ class NetworkBackend(NetworkBackendInterface):
         """The addresses that the hook finds and TCP can connect to by themselves, each once."""
         try:
             remaining()
-        except TimeoutError as exc:
-            if is_expiry(exc):
-                raise failure("connect to", peer, exc) from None
-            raise
+        except from_network(TimeoutError) as exc:
+            raise failure("connect to", peer, exc) from None
         infos: Iterable[Any] = self.getaddrinfo(*peer)
-        usable: dict[Address, None] = {}
         try:
             infos = list(infos)
-            for info in infos:
-                address = _names.remote_address(info)
-                if address and self._fits(address):
-                    usable[address] = None
+            found = dict.fromkeys(filter(None, map(_names.remote_address, infos)))
         except from_network(TypeError, ValueError) as exc:
             raise TypeError(
                 f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
                 f"not {infos!r}: {exc}"
             ) from None
+        usable = list(filter(self._fits, found))
         if not usable:
             source = f" (from {self._local_address})" if self._local_address else ""
             reason = OSError(f"no usable address among {len(infos)} found{source}")
             raise failure("connect to", peer, reason)
-        return list(usable)
+        return usable
 
     def _configure(self, sock: socket.socket) -> None:
         """Prepare *sock* for connecting."""

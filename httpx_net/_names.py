@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import socket
 import sys
-from types import TracebackType
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 _Error = TypeVar("_Error", bound=BaseException)
@@ -30,7 +30,7 @@ _LONGEST_NAME = 253
 
 # White space, control characters, and what separates a host from the rest of a URL (the forbidden
 # domain code points of the WHATWG's URL standard); and "*", which stands for many names.
-_FORBIDDEN = frozenset((*map(chr, range(33)), "\x7f", *"#%*/<>?@[\\]^|"))
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f#%*/<>?@[\\\]^|]")
 
 # Plain numbers, whose hash costs a tenth of that of an enumeration's.
 _INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
@@ -41,23 +41,23 @@ _PROTOCOLS = {0: 0, socket.IPPROTO_TCP: 0, _MPTCP: _MPTCP}
 
 _WILDCARDS = ("0.0.0.0", "::", "::ffff:0.0.0.0")
 
+# What calls of ours go through. The last two are on the way of an error from select(), and out of
+# a `with` of ours.
+_OURS = tuple([f"{each}." for each in (__package__, "socket", "ssl", "selectors", "contextlib")])
+
 # fe80::/10. Other addresses mean the same on every link.
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
 
 
-def lookup_name(host: object) -> str:
+def lookup_name(host: object, what: str = "host") -> str:
     """*host* as it is looked up: ASCII, an IPv6 address without its brackets.
 
     Raises:
         ValueError, TypeError: it can't be the name or the address of a host.
     """
-    return _lookup_name(_check_str(host, "host"))
-
-
-# Programs connect to the same few hosts again and again.
-@functools.lru_cache
-def _lookup_name(host: str) -> str:
-    return _checked(host, "host")
+    if not isinstance(host, str):
+        raise TypeError(f"{what} must be a str, not {host!r}")
+    return _checked(host, what)
 
 
 def server_name(hostname: object) -> str:
@@ -66,7 +66,7 @@ def server_name(hostname: object) -> str:
     Raises:
         ValueError, TypeError: no certificate can be for it.
     """
-    name = _checked(_check_str(hostname, "hostname"), "hostname")
+    name = lookup_name(hostname, "hostname")
     return name.partition("%")[0].removesuffix(".")
 
 
@@ -79,45 +79,33 @@ def check_port(port: object, lowest: int = 1) -> int:
     return int(port)
 
 
-def _check_str(host: object, what: str) -> str:
-    if not isinstance(host, str):
-        raise TypeError(f"{what} must be a str, not {host!r}")
-    return host
-
-
+# Programs connect to the same few hosts again and again.
+@functools.lru_cache
 def _checked(host: str, what: str) -> str:
     name = host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
     if ":" in name:
-        _check_ipv6(name, host, what)
+        ip, percent, zone = name.partition("%")
+        address = canonical(socket.AF_INET6, ip)
+        if address is None or bool(percent) != bool(zone) or not zone.isascii():
+            raise ValueError(f"{what} has a colon but is no IPv6 address: {host!r}")
+        _check_characters(zone, host, what)
         return name
     _check_characters(name, host, what)
     if not name.isascii():
         name = _a_labels(name, what)
-    _check_lengths(name.removesuffix("."), host, what)
-    return name
-
-
-def _check_ipv6(name: str, host: str, what: str) -> None:
-    ip, percent, zone = name.partition("%")
-    if canonical(socket.AF_INET6, ip) is None or bool(percent) != bool(zone) or not zone.isascii():
-        raise ValueError(f"{what} has a colon but is no IPv6 address: {host!r}")
-    _check_characters(zone, host, what)
-
-
-def _check_characters(name: str, host: str, what: str) -> None:
-    if not _FORBIDDEN.isdisjoint(name):
-        found = next(character for character in name if character in _FORBIDDEN)
-        raise ValueError(f"{what} must not contain {found!r}: {host!r}")
-
-
-def _check_lengths(name: str, host: str, what: str) -> None:
-    labels = name.split(".")
+    labels = name.removesuffix(".").split(".")
     if not all(labels):
         raise ValueError(f"{what} must not be empty or have an empty label: {host!r}")
     if len(max(labels, key=len)) > _LONGEST_LABEL:
         raise ValueError(f"{what} has a label of more than {_LONGEST_LABEL} octets: {host!r}")
-    if len(name) > _LONGEST_NAME:
+    if len(name.removesuffix(".")) > _LONGEST_NAME:
         raise ValueError(f"{what} is longer than {_LONGEST_NAME} octets: {host!r}")
+    return name
+
+
+def _check_characters(name: str, host: str, what: str) -> None:
+    if found := _FORBIDDEN.search(name):
+        raise ValueError(f"{what} must not contain {found[0]!r}: {host!r}")
 
 
 def _a_labels(name: str, what: str) -> str:
@@ -164,21 +152,20 @@ def remote_address(info: Any) -> Address | None:
         ValueError, TypeError: ``socket.getaddrinfo`` returns nothing like that.
     """
     family, kind, proto, _, sockaddr = info
-    if kind == socket.SOCK_STREAM and proto in _PROTOCOLS:
-        if family == _INET:
-            return _ipv4(_PROTOCOLS[proto], *sockaddr)
-        if family == _INET6:
-            return _ipv6(_PROTOCOLS[proto], *sockaddr)
+    if kind == socket.SOCK_STREAM and proto in _PROTOCOLS and family in (_INET, _INET6):
+        ip, port, *rest = sockaddr
+        address_of = _ipv4 if family == _INET else _ipv6
+        return address_of(_PROTOCOLS[proto], ip, check_port(port), *rest)
     if not (isinstance(family, int) and isinstance(kind, int) and isinstance(proto, int)):
         raise TypeError("family, type and protocol must be ints")
     return None
 
 
-# Programs connect to the same few addresses, too, and each of these takes no look-up.
+# Programs connect to the same few addresses, too.
 @functools.lru_cache
 def numeric_address(name: str, port: int) -> Address | None:
     """The address that *name* is, written out and without a zone; None for everything else."""
-    return _ipv6(0, name, port) if ":" in name and "%" not in name else _ipv4(0, name, port)
+    return None if "%" in name else _ipv4(0, name, port) or _ipv6(0, name, port)
 
 
 def local_address(given: object) -> Address:
@@ -187,10 +174,11 @@ def local_address(given: object) -> Address:
     Raises:
         ValueError, TypeError: it is nothing like that.
     """
-    pair = given if isinstance(given, tuple) else (given, 0)
-    if len(pair) != 2 or not isinstance(pair[0], str):
+    ip, port = given if isinstance(given, tuple) and len(given) == 2 else (given, 0)
+    if not isinstance(ip, str):
         raise TypeError(f"local_address must be a str or (str, int), not {given!r}")
-    address = _ipv4(0, *pair, lowest=0) or _ipv6(0, *pair, lowest=0)
+    port = check_port(port, lowest=0)
+    address = _ipv4(0, ip, port) or _ipv6(0, ip, port)
     if address is None:
         raise ValueError(
             f"local_address must be a numeric address, its zone an interface, not {given!r}"
@@ -198,16 +186,12 @@ def local_address(given: object) -> Address:
     return address
 
 
-def _ipv4(proto: int, ip: object, port: object, *, lowest: int = 1) -> Address | None:
-    port = check_port(port, lowest)
+def _ipv4(proto: int, ip: object, port: int) -> Address | None:
     text = canonical(socket.AF_INET, ip)
     return None if text is None else Address(_INET, proto, (text, port))
 
 
-def _ipv6(
-    proto: int, ip: object, port: object, flow: int = 0, scope: int = 0, *, lowest: int = 1
-) -> Address | None:
-    port = check_port(port, lowest)
+def _ipv6(proto: int, ip: object, port: int, flow: int = 0, scope: int = 0) -> Address | None:
     ip, _, zone = ip.partition("%") if isinstance(ip, str) else ("", "", "")
     text = canonical(socket.AF_INET6, ip)
     number = _scope(zone) if zone and not scope else scope
@@ -243,15 +227,8 @@ def endpoint(sockaddr: Any) -> Any:
         return sockaddr
     ip, port = sockaddr[:2]
     if len(sockaddr) == 4 and sockaddr[3] and ip.startswith(_LINK_LOCAL):
-        ip = f"{ip}%{_zone(sockaddr[3])}"
+        ip, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     return ip, port
-
-
-def _zone(scope: int) -> str:
-    try:
-        return socket.if_indextoname(scope)
-    except from_network(OSError):
-        return str(scope)
 
 
 def printed(address: object) -> str:
@@ -294,30 +271,26 @@ def is_expiry(exc: BaseException) -> TypeGuard[TimeoutError]:
     Its class and errno don't tell: the kernel's ETIMEDOUT and a signal handler's error may look
     the same.
     """
-    traceback = exc.__traceback__
-    if not isinstance(exc, TimeoutError) or traceback is None or not is_networks(exc):
-        return False
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    return _module(traceback) == f"{__package__}._deadlines"
+    return isinstance(exc, TimeoutError) and origin(exc) == f"{__package__}._deadlines."
 
 
-def is_networks(exc: BaseException, *through: object) -> bool:
-    """Whether *exc* is the network's, and not that of a signal handler of the caller's.
+def origin(exc: BaseException, through: tuple[object, ...] = ()) -> str:
+    """The module in which *exc* was raised, with a dot; nothing if it is a signal handler's.
 
-    A number doesn't tell, for the ``open()`` of a handler fails with one too, and a handler may
-    use the network itself. The traceback does: from here on down it has no code but that of this
-    package, of the standard library below it, and of the packages that bring what the call went
-    *through* (gevent's sockets, say), while a handler always leaves a frame of its own.
+    A number doesn't tell whether it is the network's, for the ``open()`` of a handler fails with
+    one too, and a handler may use the network itself. The traceback does: from here on down it has
+    no code but that of this package, of the standard library below it, and of the packages that
+    bring what the call went *through* (gevent's sockets, say), while a handler always leaves a
+    frame of its own.
     """
-    traceback = exc.__traceback__
+    traceback, module = exc.__traceback__, _OURS[0]
     # Nearly always it comes right out of C code that our own has called, and nothing else counts.
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
-        module = _module(traceback)
-        if not _is_ours(module) and _package(module) not in map(_home, through):
-            return False
-    return True
+        module = f"{traceback.tb_frame.f_globals.get('__name__')}."
+        if not module.startswith(_OURS) and not module.startswith(tuple(map(_home, through))):
+            return ""
+    return module
 
 
 def from_network(
@@ -329,25 +302,10 @@ def from_network(
     of a signal handler pass: ``except from_network(OSError) as exc:``.
     """
     exc = sys.exc_info()[1]
-    return classes if isinstance(exc, classes) and is_networks(exc, *through) else ()
+    return classes if isinstance(exc, classes) and origin(exc, through) else ()
 
 
-@functools.lru_cache
-def _is_ours(module: str) -> bool:
-    # The last two are on the way of an error from select(), and out of a `with` of ours.
-    ours = (__package__, "socket", "ssl", "selectors", "contextlib")
-    return f"{module}.".startswith(tuple([f"{each}." for each in ours]))
-
-
-def _home(thing: object) -> str | None:
-    package = _package(str(getattr(thing, "__module__", "")))
-    # A script's own classes stand beside its signal handlers.
-    return None if package in ("", "__main__") else package
-
-
-def _package(module: str) -> str:
-    return module.partition(".")[0]
-
-
-def _module(traceback: TracebackType) -> str:
-    return str(traceback.tb_frame.f_globals.get("__name__", ""))
+def _home(thing: object) -> str:
+    package = str(getattr(thing, "__module__", "")).partition(".")[0]
+    # A script's own classes stand beside its signal handlers. No module begins with a dot.
+    return "." if package == "__main__" else f"{package}."

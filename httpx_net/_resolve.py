@@ -23,6 +23,7 @@ order: so at least one of the two tells.
 
 from __future__ import annotations
 
+import _socket
 import itertools
 import math
 import os
@@ -33,7 +34,7 @@ import weakref
 from typing import Any, TypeAlias
 
 from ._deadlines import bounded, remaining
-from ._names import failure, from_network, is_expiry, is_networks
+from ._names import failure, from_network, is_expiry, origin
 
 # socket.getaddrinfo() needs this codec for a str. Later it may not be found, since the program has
 # dropped its rights or is ending.
@@ -68,9 +69,10 @@ def getaddrinfo(name: str, port: int, family: int = socket.AF_UNSPEC) -> Address
     """
     calls: list[_Call] = []
     try:
-        if remaining() is None or sys.is_finalizing():
-            return _numeric(name, port) or _ask(name, port, family)
-        return _numeric(name, port) or _look_up(name, port, family, calls)
+        unbounded = remaining() is None or sys.is_finalizing()
+        if found := _numeric(name, port):
+            return found
+        return _ask(name, port, family) if unbounded else _look_up(name, port, family, calls)
     # A function in the place of socket.getaddrinfo raises from its own module.
     except from_network(OSError, through=() if calls else (socket.getaddrinfo,)) as exc:
         error = _decisive(calls) if is_expiry(exc) else None
@@ -79,26 +81,19 @@ def getaddrinfo(name: str, port: int, family: int = socket.AF_UNSPEC) -> Address
 
 
 def _numeric(name: str, port: int) -> AddressInfo:
-    """The address that *name* is in numbers, an IPv6 zone included; nothing if it is a name."""
-    if "%" in name:
-        return _ask(name, port, socket.AF_INET6, 0, socket.AI_NUMERICHOST)
-    if ":" in name:
-        ip = socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, name))
-        return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port, 0, 0))]
-    if not name.rpartition(".")[2][:1].isdigit():
-        return []
+    """The address that *name* is in numbers, a zone included; nothing if it is a name."""
     try:
-        # "127.1" and "0x7f.1" are addresses, too.
-        ip = socket.inet_ntoa(socket.inet_aton(name))
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (ip, port))]
+        # Not that of the socket module, in whose place a program may have put one that waits.
+        found = _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     except from_network(OSError):
         return []
+    return [(socket.AddressFamily(info[0]), socket.SOCK_STREAM, *info[2:]) for info in found]
 
 
-def _ask(name: str, port: int, family: int, *flags: int) -> AddressInfo:
+def _ask(name: str, port: int, family: int) -> AddressInfo:
     # By position, as http.client does it: some of the functions that programs put in the place of
     # this one know no keywords.
-    return socket.getaddrinfo(name, port, family, socket.SOCK_STREAM, *flags)
+    return socket.getaddrinfo(name, port, family, socket.SOCK_STREAM)
 
 
 def _look_up(name: str, port: int, family: int, calls: list[_Call]) -> AddressInfo:
@@ -163,7 +158,7 @@ class _Call:
                 self.start(daemon=False)
             elif "at interpreter shutdown" in str(exc):
                 self._end(_ask(*self.question), None)
-            elif "can't start new thread" in str(exc) or is_networks(exc, threading.Thread):
+            elif "can't start new thread" in str(exc) or origin(exc, (threading.Thread,)):
                 self._end([], socket.gaierror(socket.EAI_AGAIN, "no thread could be started"))
             else:
                 raise
@@ -179,7 +174,14 @@ class _Call:
             # which may have the same number, in another namespace.
             if call is self or not (call._thread.is_alive() or call.over):
                 _places[place] = self
-                self._ask(place)
+                try:
+                    found, error = _ask(*self.question), None
+                except BaseException as exc:
+                    # Without the frames, which would keep much alive. When the caller's thread
+                    # raises it again it is an error of this module, and so the network's.
+                    found, error = [], exc.with_traceback(None)
+                _places.pop(place, None)
+                self._end(found, error)
                 return
             alike.append(call)
         youngest = max(alike, key=lambda call: call._number)
@@ -187,20 +189,9 @@ class _Call:
         if youngest.over:
             self._end(youngest.found, youngest.error)
 
-    def _ask(self, place: tuple[Any, ...]) -> None:
-        try:
-            self.found = _ask(*self.question)
-        except BaseException as exc:
-            # Without the frames, which would keep much alive. When the caller's thread raises it
-            # again it is an error of this module, and so the network's.
-            self.error = exc.with_traceback(None)
-        self.over = True
-        _places.pop(place, None)
-        for call in filter(None, [follower() for follower in self._followers.copy()]):
-            call._end(self.found, self.error)
-        # This comes last, because a fork that follows the look-up should find no thread.
-        self._news.set()
-
     def _end(self, found: AddressInfo, error: BaseException | None) -> None:
         self.found, self.error, self.over = found, error, True
+        for call in filter(None, [follower() for follower in self._followers.copy()]):
+            call._end(found, error)
+        # This comes last, because a fork that follows the look-up should find no thread.
         self._news.set()
