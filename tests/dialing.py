@@ -35,7 +35,7 @@ def info(address: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
 
 
 class Listed(httpx_net.NetworkBackend):
-    """A backend whose hook returns *infos*, or the infos of addresses, for every name."""
+    """A backend whose hook returns *found*, infos or mere addresses, for every name."""
 
     def __init__(self, found: Iterable[Any], **options: Any) -> None:
         super().__init__(**options)
@@ -64,21 +64,12 @@ class Resolver:
     def answer(self) -> None:
         self._may_answer.set()
 
-    def __call__(
-        self,
-        host: str | bytes,
-        port: int,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[tuple[Any, ...]]:
-        if flags & socket.AI_NUMERICHOST:
-            return _real_getaddrinfo(host, port, family, type, proto, flags)
-        name = host if isinstance(host, str) else host.decode("ascii")
-        self.asked.append(name)
+    def __call__(self, host: str, port: int, *options: int) -> list[tuple[Any, ...]]:
+        if socket.AI_NUMERICHOST in options[3:]:
+            return _real_getaddrinfo(host, port, *options)
+        self.asked.append(host)
         self._may_answer.wait(HANG)
-        answer = self.answers.get(name)
+        answer = self.answers.get(host)
         if answer is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         if isinstance(answer, Exception):

@@ -63,9 +63,8 @@ class Internet:
         self._over = threading.Event()
         self._context = server_context("server")
         self._hosts = dict(HOSTS)
-        self._routes: dict[Any, Callable[[], Any]] = {
-            "/run/app.sock": lambda: peers.serve_unix(web)
-        }
+        self._routes: dict[Any, Callable[[], Any]] = {}
+        self._routes["/run/app.sock"] = lambda: peers.serve_unix(web)
         www = {80: self.to(web), 443: self.to_tls(web)}
         self._add("www", "93.184.216.34", www)
         self._add("drip", "203.0.113.8", {80: self.to(drip)})

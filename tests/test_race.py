@@ -189,7 +189,6 @@ def test_a_refused_first_address_costs_nothing(peers: Peers) -> None:
     assert time.monotonic() - start < HANG
 
 
-@pytest.mark.usefixtures("bound")
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_dead_addresses_and_a_dead_family_cost_the_delay(peers: Peers, family: int) -> None:
     dead = [peers.black_hole(family) for _ in range(2)]
@@ -373,10 +372,11 @@ def test_a_signal_handler_ends_the_wait_for_an_answer(
     assert open_descriptors() == before
 
 
-@pytest.mark.usefixtures("bound")
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ConnectionRefusedError])
+@pytest.mark.parametrize(
+    ("seconds", "error"), [(None, ConnectionRefusedError), (HANG, KeyboardInterrupt)]
+)
 def test_what_is_raised_at_any_line_comes_out_and_leaves_nothing_open(
-    peers: Peers, delay, error: type[BaseException]
+    peers: Peers, delay, seconds: float | None, error: type[BaseException]
 ) -> None:
     def counts(frame: FrameType, event: str) -> bool:
         # What is raised in the finalizer of an earlier stream, CPython only prints.
@@ -386,7 +386,11 @@ def test_what_is_raised_at_any_line_comes_out_and_leaves_nothing_open(
     before = open_descriptors()
     for line in range(1000):
         stream = None
-        with suppress(error), interrupted_at(line, error("alarm"), counts) as where:
+        with (
+            suppress(error),
+            httpx_net.timeout(seconds),
+            interrupted_at(line, error("alarm"), counts) as where,
+        ):
             stream = race(refused, live, refused, happy_eyeballs_delay=delay)
         if not where:
             break

@@ -181,19 +181,17 @@ def test_an_answer_to_the_first_call_is_used_however_late_it_comes(names: Names)
 def test_while_anybody_may_answer_errors_have_to_wait_and_are_in_the_text(
     names: Names, other: int
 ) -> None:
-    with in_thread(ask, 0.5) as found:
+    with in_thread(ask, 0.4) as found:
         names.call(SIX).set_result(LATER)
         names.call(other).set_result(UNKNOWN)
     with pytest.raises(TimeoutError) as caught:
         found.result()
     assert str(caught.value) == (
-        f"look-up of '{NAME}' timed out (one call failed: {LATER.strerror}): timeout(0.5) expired"
+        f"look-up of '{NAME}' timed out (one call failed: {LATER.strerror}): timeout(0.4) expired"
     )
 
 
-@pytest.mark.parametrize(
-    "errors", [(UNKNOWN, LATER, UNKNOWN), (UNKNOWN, UNKNOWN, LATER), (NO_DATA, NO_DATA, UNKNOWN)]
-)
+@pytest.mark.parametrize("errors", [(UNKNOWN, LATER, UNKNOWN), (NO_DATA, NO_DATA, UNKNOWN)])
 def test_when_all_fail_the_error_that_says_most_is_raised(names: Names, errors: Any) -> None:
     with in_thread(ask) as found:
         for family, error in zip((SIX, FOUR, BOTH), errors, strict=True):
@@ -280,8 +278,9 @@ def test_where_no_thread_can_be_started_the_look_up_fails_at_once(names: Names) 
         threading.stack_size(usual)
 
 
-@pytest.mark.parametrize("moment", [0.05, 0.28])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), socket.gaierror("alarm")], ids=repr)
+@pytest.mark.parametrize(
+    ("moment", "error"), [(0.05, KeyboardInterrupt()), (0.28, socket.gaierror("alarm"))]
+)
 def test_what_a_signal_handler_raises_comes_out_as_it_is(
     names: Names, moment: float, error: BaseException
 ) -> None:
