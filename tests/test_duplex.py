@@ -117,8 +117,8 @@ def test_what_a_read_has_to_send_goes_out_however_often_it_timed_out(
         for _ in range(tries):
             with times_out(0.1):
                 stream.read()
-        # To wait for both directions would spin.
-        assert time.thread_time() - busy < 0.1
+        # To wait for both directions would spin, and take most of these seconds.
+        assert time.thread_time() - busy < 0.03
         assert not stream.get_extra_info("is_readable")
         server.may_take.set()
         with httpx_net.timeout(HANG):

@@ -39,7 +39,8 @@ from peers import (
     wait_until,
     wrap_server,
 )
-from test_stream import everywhere, ways
+from test_close import asleep
+from test_stream import everywhere, read, ways
 
 PART = bytes(range(256)) * 100
 REQUEST = bytes(8 * MIB)
@@ -442,9 +443,10 @@ def test_where_another_thread_reads_that_read_reports_the_alert(peers: Peers) ->
         inside.flush()
 
     with connect(peers.serve(refuse), 1) as stream:
-        with in_thread(stream.read) as reading:
+        with asleep(read, stream) as (reading, may_go_on):
             goes.set()
             assert "CERTIFICATE_REQUIRED" not in str(write_until_it_fails(stream, 1000))
+            may_go_on.set()
             assert "CERTIFICATE_REQUIRED" in str(reading.exception(HANG))
         assert "CERTIFICATE_REQUIRED" in str(failure(stream.read))
 
