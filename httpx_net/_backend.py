@@ -190,20 +190,23 @@ class NetworkBackend(NetworkBackendInterface):
         except from_network(TimeoutError) as exc:
             raise failure("connect to", peer, exc) from None
         infos: Iterable[Any] = self.getaddrinfo(*peer)
+        usable: dict[Address, None] = {}
         try:
             infos = list(infos)
-            found = dict.fromkeys(filter(None, map(_names.remote_address, infos)))
+            for info in infos:
+                address = _names.remote_address(info)
+                if address and self._fits(address):
+                    usable[address] = None
         except from_network(TypeError, ValueError) as exc:
             raise TypeError(
                 f"{self!r}.getaddrinfo() must return what socket.getaddrinfo() does, "
                 f"not {infos!r}: {exc}"
             ) from None
-        usable = list(filter(self._fits, found))
         if not usable:
             source = f" (from {self._local_address})" if self._local_address else ""
             reason = OSError(f"no usable address among {len(infos)} found{source}")
             raise failure("connect to", peer, reason)
-        return usable
+        return list(usable)
 
     def _configure(self, sock: socket.socket) -> None:
         """Prepare *sock* for connecting."""

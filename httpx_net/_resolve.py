@@ -82,6 +82,9 @@ def getaddrinfo(name: str, port: int, family: int = socket.AF_UNSPEC) -> Address
 
 def _numeric(name: str, port: int) -> AddressInfo:
     """The address that *name* is in numbers, a zone included; nothing if it is a name."""
+    # The last number may be in octal or hexadecimal, but begins with a digit.
+    if ":" not in name and not name.rpartition(".")[2][:1].isdigit():
+        return []
     try:
         # Not that of the socket module, in whose place a program may have put one that waits.
         found = _socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
