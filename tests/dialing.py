@@ -19,8 +19,6 @@ from peers import HANG, Address
 
 ROOT = Path(__file__).parent.parent
 
-_real_getaddrinfo = socket.getaddrinfo
-
 
 def info(address: tuple[Any, ...], **changes: Any) -> tuple[Any, ...]:
     """*address* as ``socket.getaddrinfo`` returns it, with *changes* to some of the five fields."""
@@ -46,14 +44,11 @@ class Listed(httpx_net.NetworkBackend):
 
 
 class Resolver:
-    """Stands in for ``socket.getaddrinfo``: it notes who asks, and hangs until told otherwise.
-
-    Numeric addresses go to the real one, and are not counted.
-    """
+    """Stands in for ``socket.getaddrinfo``: it notes who asks, and hangs when it is told to."""
 
     def __init__(self) -> None:
         # Names that are not in here do not exist.
-        self.answers: dict[str, Address | Exception] = {}
+        self.answers: dict[str, Address] = {}
         self.asked: list[str] = []
         self._may_answer = threading.Event()
         self._may_answer.set()
@@ -65,15 +60,11 @@ class Resolver:
         self._may_answer.set()
 
     def __call__(self, host: str, port: int, *options: int) -> list[tuple[Any, ...]]:
-        if socket.AI_NUMERICHOST in options[3:]:
-            return _real_getaddrinfo(host, port, *options)
         self.asked.append(host)
         self._may_answer.wait(HANG)
         answer = self.answers.get(host)
         if answer is None:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        if isinstance(answer, Exception):
-            raise answer
         return [info((answer[0], port, *answer[2:]))]
 
 

@@ -226,9 +226,9 @@ def test_losers_are_closed(peers: Peers) -> None:
 
 @pytest.mark.usefixtures("default_timeout")
 def test_a_stream_outside_every_deadline_is_blocking(peers: Peers, bound, delay) -> None:
-    for others in ([], [peers.closed_port()]):
-        live = peers.serve(silent)
-        with race(*others, live, happy_eyeballs_delay=delay) as stream:
+    live, refused = peers.listen().getsockname(), peers.closed_port()
+    for addresses in ([live], [refused, live], [live, refused]):
+        with race(*addresses, happy_eyeballs_delay=delay) as stream:
             mode = stream.get_extra_info("socket").gettimeout()
             assert mode == (None if bound is None else 0.0)
 
