@@ -39,8 +39,8 @@ class NetworkStreamInterface(abc.ABC):
 
         None leaves the number to the stream. ``b""`` means that the peer has ended the stream in
         an orderly way, and says so again each time; an end that may be a truncation is an error.
-        Once a call on this stream has been told that the connection is lost, that is what reads
-        report in place of an end.
+        Once a call on this stream has reported that the connection is lost, reads raise that error
+        in place of an end.
 
         A read that fails by ``TimeoutError`` has consumed nothing, and may be repeated.
 

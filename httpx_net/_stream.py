@@ -20,9 +20,9 @@ handler of a thread that is inside, where it could wait for no lock.
 
 **What has been heard.** The kernel reports that a connection is lost once, to whichever call comes
 first, and calls it an end afterwards. So whatever call that was, its error is kept (``_loss``), and
-a read that comes to an end reports it in place of that end. EPIPE is no loss: Linux says that to a
-write where the peer's own end had come in order. The peer's last word, close_notify or an alert, is
-believed whatever a write was told. What a read has reported (``_end``) stands for good.
+a read that comes to an end reports it in place of that end. EPIPE is no loss: Linux reports that to
+a write where the peer's own end had come in order. The peer's last word, close_notify or an alert,
+is believed whatever a write reported. What a read has reported (``_end``) stands for good.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class NetworkStream(NetworkStreamInterface):
         self._sock = sock
         # The innermost layer. Without one the socket serves.
         self._tls: TLSLayer | None = None
-        # What some call has been told of the connection, and what reads have come to.
+        # The loss that some call has reported, and what reads have come to.
         self._loss: OSError | None = None
         self._end: bytes | OSError | None = None
         # The thread that writes, how far it is, and whether TLS can go on from there.
@@ -156,8 +156,8 @@ class NetworkStream(NetworkStreamInterface):
 
         *max_bytes* is 64 KiB if None, and no more than 1 MiB comes at once. ``b""`` is the end of
         the stream; on TLS only if the peer said so by close_notify (RFC 8446, section 6.1). Once
-        a call on this stream has been told that the connection is lost, that is no end any more,
-        and what reads come to after the bytes that had come before is the same error.
+        a call on this stream has reported that the connection is lost, reads raise that error, too,
+        in place of an end, after the bytes that had come before.
 
         Raises:
             TimeoutError: the nearest deadline has passed. Nothing is lost: a later read goes on.
@@ -488,7 +488,7 @@ class NetworkStream(NetworkStreamInterface):
             self._loss = exc
 
     def _await_write(self) -> None:
-        """Let a write of another thread that is under way hear first what it is told.
+        """Let a write of another thread that is under way report first what it comes to.
 
         It leaves at once, for a connection that is gone takes no more bytes. So to look for that
         is enough, and nothing has to be kept for it by writes.

@@ -440,7 +440,7 @@ def handshake_meant(exc: OSError) -> OSError:
 def is_truncation(exc: object) -> bool:
     """Whether *exc* says that the stream ended without close_notify.
 
-    Where OpenSSL is told not to hide that, ``ssl`` may call it SSLError.
+    Where OpenSSL is kept from hiding that, ``ssl`` may call it SSLError.
     """
     return isinstance(exc, ssl.SSLEOFError) or getattr(exc, "reason", None) == _TRUNCATION
 
