@@ -167,6 +167,9 @@ def test_an_end_that_a_read_has_reported_stands_for_good(
     address = peers.serve_layers(leave, layers)
     with connect(address, layers, suppress_ragged_eofs=suppress) as stream:
         before = read_to_the_end(stream)
+        # It comes after a deadline that has passed, as everything does.
+        with httpx_net.timeout(0), pytest.raises(TimeoutError):
+            stream.read()
         goes.set()
         assert isinstance(write_until_it_fails(stream, 1000), BrokenPipeError)
         after = read_to_the_end(stream)
