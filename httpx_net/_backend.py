@@ -12,8 +12,9 @@ from typing import Any
 
 from . import _names, _race, _resolve
 from ._deadlines import real, remaining
+from ._errors import failure, from_network
 from ._interfaces import NetworkBackendInterface
-from ._names import Address, check_port, failure, from_network, lookup_name
+from ._names import Address, check_port, lookup_name
 from ._resolve import AddressInfo
 from ._stream import NetworkStream
 

@@ -131,9 +131,11 @@ def _nearest() -> timeout | None:
 def _take_out(block: timeout, blocks: list[timeout]) -> None:
     try:
         blocks.remove(block)
-    except ValueError:
-        # It never got in, or a signal handler or finalizer has just been here.
-        pass
+    except ValueError as exc:
+        # It never got in, or a signal handler or finalizer has just been here. An error of theirs
+        # has a frame of its own.
+        if exc.__traceback__ and exc.__traceback__.tb_next:
+            raise
 
 
 class timeout:

@@ -1,4 +1,4 @@
-"""Hosts and addresses: to look up, to verify, to connect to, and to name in an error.
+"""Hosts and addresses: to look up, to verify, and to connect to.
 
 A bad name is refused here, before anything is sent, because below here it would be taken for
 another: ``getaddrinfo`` cuts a name at NUL (``"localhost\\0.evil"`` resolves localhost), ports are
@@ -9,20 +9,16 @@ ASCII is that of IDNA 2003, whose ``"strasse.de"`` belongs to somebody else; and
 Addresses are kept as the kernel has them, in canonical text and numbers, so that nothing below
 here needs another look-up. The zone of a link-local IPv6 address, without which nobody can connect
 to it, is a number there, and part of the text for people: ``"fe80::1%eth0"``.
-
-Every failure that a caller sees is written here as well, as one sentence of one grammar.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import re
 import socket
-import sys
-from typing import Any, NamedTuple, TypeGuard, TypeVar
+from typing import Any, NamedTuple
 
-_Error = TypeVar("_Error", bound=BaseException)
+from ._errors import from_network, printed
 
 # RFC 1035, section 2.3.4: 63 octets a label, and 255 for a name on the wire, which is 253 as text.
 _LONGEST_LABEL = 63
@@ -40,10 +36,6 @@ _MPTCP = getattr(socket, "IPPROTO_MPTCP", 262)
 _PROTOCOLS = {0: 0, socket.IPPROTO_TCP: 0, _MPTCP: _MPTCP}
 
 _WILDCARDS = ("0.0.0.0", "::", "::ffff:0.0.0.0")
-
-# What calls of ours go through. The last two are on the way of an error from select(), and out of
-# a `with` of ours.
-_OURS = tuple([f"{each}." for each in (__package__, "socket", "ssl", "selectors", "contextlib")])
 
 # fe80::/10. Other addresses mean the same on every link.
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")
@@ -229,83 +221,3 @@ def endpoint(sockaddr: Any) -> Any:
     if len(sockaddr) == 4 and sockaddr[3] and ip.startswith(_LINK_LOCAL):
         ip, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     return ip, port
-
-
-def printed(address: object) -> str:
-    """An address as people write it: ``1.2.3.4:80``, ``[::1]:80``, or the path of a Unix socket."""
-    if isinstance(address, tuple):
-        ip, port = address[:2]
-        return f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
-    return address.decode("utf-8", "replace") if isinstance(address, bytes) else str(address)
-
-
-def failure(doing: str, whom: object, exc: OSError, progress: str = "") -> OSError:
-    """*exc* as users see it: operation, peer, outcome, progress and cause, always in that order.
-
-    It is an error of the same class and errno, with whatever *exc* carries, to be raised ``from
-    None``. *whom* is an address or a text.
-    """
-    verb = "timed out" if is_expiry(exc) else "failed"
-    cause = exc.strerror or (exc.args[0] if len(exc.args) == 1 else exc)
-    text = f"{doing} {printed(whom) or 'an unnamed peer'} {verb}{progress}: {cause}"
-    # Not by calling the class: a look-up's may take arguments of its own.
-    error = type(exc).__new__(type(exc))
-    vars(error).update(vars(exc))
-    error.args = (text,) if exc.errno is None else (exc.errno, text)
-    if exc.errno is not None:
-        error.errno = exc.errno
-    # This is what str() of an SSLError shows.
-    error.strerror = text
-    return error
-
-
-def os_error(number: int) -> OSError:
-    """The error of the system with that *number*."""
-    # Windows keeps the texts of its socket errors in a table of the socket module.
-    return OSError(number, getattr(socket, "errorTab", {}).get(number) or os.strerror(number))
-
-
-def is_expiry(exc: BaseException) -> TypeGuard[TimeoutError]:
-    """Whether *exc* is the TimeoutError of a deadline: only ``_deadlines`` makes those.
-
-    Its class and errno don't tell: the kernel's ETIMEDOUT and a signal handler's error may look
-    the same.
-    """
-    return isinstance(exc, TimeoutError) and origin(exc) == f"{__package__}._deadlines."
-
-
-def origin(exc: BaseException, through: tuple[object, ...] = ()) -> str:
-    """The module in which *exc* was raised, with a dot; nothing if it is a signal handler's.
-
-    A number doesn't tell whether it is the network's, for the ``open()`` of a handler fails with
-    one too, and a handler may use the network itself. The traceback does: from here on down it has
-    no code but that of this package, of the standard library below it, and of the packages that
-    bring what the call went *through* (gevent's sockets, say), while a handler always leaves a
-    frame of its own.
-    """
-    traceback, module = exc.__traceback__, _OURS[0]
-    # Nearly always it comes right out of C code that our own has called, and nothing else counts.
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-        module = f"{traceback.tb_frame.f_globals.get('__name__')}."
-        if not module.startswith(_OURS) and not module.startswith(tuple(map(_home, through))):
-            return ""
-    return module
-
-
-def from_network(
-    *classes: type[_Error], through: tuple[object, ...] = ()
-) -> tuple[type[_Error], ...]:
-    """*classes*, if the error on its way is the network's, and none of them else.
-
-    It stands in an ``except`` clause, which Python evaluates when an error arrives, and lets that
-    of a signal handler pass: ``except from_network(OSError) as exc:``.
-    """
-    exc = sys.exc_info()[1]
-    return classes if isinstance(exc, classes) and origin(exc, through) else ()
-
-
-def _home(thing: object) -> str:
-    package = str(getattr(thing, "__module__", "")).partition(".")[0]
-    # A script's own classes stand beside its signal handlers. No module begins with a dot.
-    return "." if package == "__main__" else f"{package}."

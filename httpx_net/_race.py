@@ -30,7 +30,8 @@ from time import monotonic as _clock
 from typing import Any, TypeAlias
 
 from ._deadlines import remaining
-from ._names import Address, endpoint, failure, from_network, is_expiry, os_error, printed
+from ._errors import failure, from_network, is_expiry, os_error, printed
+from ._names import Address, endpoint
 from ._wait import WRITE, wait
 
 # Attempts under way at the same time. A name may have thousands of addresses (4,095 fit in one

@@ -34,7 +34,7 @@ import weakref
 from typing import Any, TypeAlias
 
 from ._deadlines import bounded, remaining
-from ._names import failure, from_network, is_expiry, origin
+from ._errors import failure, from_network, is_expiry, origin
 
 # socket.getaddrinfo() needs this codec for a str. Later it may not be found, since the program has
 # dropped its rights or is ending.

@@ -39,20 +39,26 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from ._deadlines import bounded, remaining
-from ._interfaces import NetworkStreamInterface
-from ._names import endpoint, failure, from_network, is_expiry, printed
-from ._tls import (
+from ._errors import (
     NO_MEMORY,
+    bare,
+    failure,
+    from_network,
+    is_connected,
+    is_expiry,
+    is_loss,
+    printed,
+)
+from ._interfaces import NetworkStreamInterface
+from ._names import endpoint
+from ._tls import (
     RECORD_SIZE,
     WANTS,
     TLSLayer,
     TLSOverSocket,
     TLSOverTLS,
-    bare,
     check_tls_arguments,
     handshake_meant,
-    is_connected,
-    is_loss,
     is_truncation,
     wrap_socket,
 )
@@ -359,7 +365,7 @@ class NetworkStream(NetworkStreamInterface):
         """
         try:
             self._open.pop()
-        except IndexError:
+        except from_network(IndexError):
             return
         try:
             self._finish()
@@ -540,7 +546,7 @@ def _addresses(sock: object) -> tuple[Any, Any]:
         raise ValueError(f"sock must be a stream socket, not {sock!r}")
     try:
         return endpoint(sock.getpeername()), endpoint(sock.getsockname())
-    except OSError as exc:
+    except from_network(OSError) as exc:
         raise ValueError(f"sock must be connected, not {sock!r}: {exc.strerror}") from None
 
 

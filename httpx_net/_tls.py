@@ -43,7 +43,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ._names import from_network, os_error, server_name
+from ._errors import bare, from_network, is_connected, is_loss, os_error
+from ._names import server_name
 from ._wait import READ, WRITE
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
@@ -58,9 +59,6 @@ _MOST_RECORDS = 16
 
 # How often one call reads ahead of recv() at most: for as much as any socket buffers.
 _MOST_AHEAD = 1_024
-
-# This machine's trouble, after which the connection may go on.
-NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
 _HIDES_ERRNO = sys.version_info < (3, 11, 9) or (3, 12) <= sys.version_info < (3, 12, 3)
 _HIDES_TRUNCATION = (
@@ -362,7 +360,7 @@ class TLSOverTLS(TLSLayer):
     def _feed(self) -> None:
         try:
             data = self._below.take(RECORD_SIZE)
-        except ssl.SSLEOFError as exc:
+        except from_network(ssl.SSLEOFError, through=(self.ssl_object,)) as exc:
             raise self._loss or exc from None
         # The end of the layer below is no end of this one.
         if not data:
@@ -395,16 +393,6 @@ class TLSOverTLS(TLSLayer):
             self._stalled = self._below.event(want)
         except from_network(OSError, through=(self.ssl_object,)) as exc:
             self._loss = bare(exc) if is_loss(exc) else None
-
-
-def is_loss(exc: object) -> bool:
-    """Whether *exc* is the kernel's word that the connection is gone.
-
-    EPIPE is not: Linux says that to a write where the peer's own end had come in order.
-    """
-    if not isinstance(exc, OSError) or isinstance(exc, ssl.SSLError):
-        return False
-    return exc.errno != errno.EPIPE and exc.errno not in NO_MEMORY
 
 
 def _forget_errors() -> None:
@@ -443,21 +431,6 @@ def is_truncation(exc: object) -> bool:
     Where OpenSSL is kept from hiding that, ``ssl`` may call it SSLError.
     """
     return isinstance(exc, ssl.SSLEOFError) or getattr(exc, "reason", None) == _TRUNCATION
-
-
-def is_connected(sock: socket.socket) -> bool:
-    """Whether *sock* is connected still, and not reset or given up by the kernel."""
-    try:
-        sock.getpeername()
-    except OSError:
-        return False
-    return True
-
-
-def bare(exc: OSError) -> OSError:
-    """*exc* without what it has met on its way, whose frames would keep the stream alive."""
-    exc.__context__ = exc.__cause__ = None
-    return exc.with_traceback(None)
 
 
 def check_tls_arguments(ctx: Any, hostname: object) -> str | None:
