@@ -55,8 +55,6 @@ Address = tuple[str, int]
 # It gets a socket.socket, or the ssl.SSLSocket of serve_tls.
 Handler = Callable[[Any], object]
 
-LOOPBACK: dict[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-
 
 # ---- What peers do
 
@@ -572,7 +570,7 @@ class Peers:
         """A socket bound to a loopback port, not listening yet. Skips the test without IPv6."""
         try:
             sock = self._own(socket.socket(family))
-            sock.bind((LOOPBACK[family], 0))
+            sock.bind(("127.0.0.1" if family == socket.AF_INET else "::1", 0))
         except OSError as error:
             if family == socket.AF_INET6:
                 pytest.skip(f"this machine has no IPv6 loopback: {error}")

@@ -65,8 +65,11 @@ def nonblocking(peers: Peers) -> Pair:
 
 
 def tcp(peers: Peers) -> Pair:
-    ours, theirs = peers.tcp_pair()
-    return NetworkStream(ours), theirs
+    with peers.listen() as listener:
+        stream = httpx_net.NetworkBackend().connect(*listener.getsockname())
+        theirs, _ = listener.accept()
+    theirs.settimeout(HANG)
+    return stream, theirs
 
 
 def tls(peers: Peers, version: ssl.TLSVersion, layers: int = 1) -> Pair:

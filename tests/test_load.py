@@ -27,7 +27,6 @@ from dialing import info
 from httpx_net import NetworkStream
 from peers import (
     HANG,
-    Handler,
     Peers,
     client_context,
     connect_tls,
@@ -51,10 +50,6 @@ LONG = 120.0 + HAMMERED
 net = httpx_net.NetworkBackend()
 
 
-def echo_in(layers: int) -> Handler:
-    return lambda conn: echo(inside_tls(conn, layers))
-
-
 def exchange(stream: NetworkStream, data: bytes) -> None:
     stream.write(data)
     assert take(stream, len(data)) == data
@@ -68,7 +63,7 @@ def test_each_of_many_threads_has_its_own_deadline_and_stream(
 ) -> None:
     context = client_context()
     together = threading.Barrier(count, timeout=LONG / 4)
-    address = peers.serve_at_once(echo_in(layers), count)
+    address = peers.serve_at_once(lambda conn: echo(inside_tls(conn, layers)), count)
 
     def scene(number: int) -> None:
         mine = LONG + number
@@ -105,7 +100,7 @@ def test_each_of_many_threads_has_its_own_deadline_and_stream(
 def test_thousands_of_connections_leave_nothing(peers: Peers, layers: int, cycles: int) -> None:
     context = client_context()
     before = len(open_descriptors())
-    address = peers.serve_in_turn(echo_in(layers))
+    address = peers.serve_in_turn(lambda conn: echo(inside_tls(conn, layers)))
 
     def memory_after(times: int) -> int:
         for _ in range(times):
