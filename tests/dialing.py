@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,21 +69,21 @@ class Resolver:
 
 
 @contextmanager
-def alarm(error: BaseException, seconds: float = 0.05) -> Iterator[None]:
-    """A signal handler raises *error* after *seconds*, and that is what the block ends with."""
+def alarm(error: BaseException, when: Callable[[], object] = lambda: True) -> Iterator[None]:
+    """A signal handler raises *error* once it finds *when*, and that is what ends the block."""
     if not hasattr(signal, "setitimer"):
         pytest.skip("no alarms on this system")
     rung: list[int] = []
 
     def ring(number: int, frame: object) -> None:
-        if not rung:
+        if not rung and when():
             rung.append(number)
             raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
         # Again and again: one that comes just before a system call does not interrupt it.
-        signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
         with pytest.raises(type(error)) as caught:
             yield
     finally:
