@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -54,6 +55,18 @@ POLL = 0.01
 Address = tuple[str, int]
 # It gets a socket.socket, or the ssl.SSLSocket of serve_tls.
 Handler = Callable[[Any], object]
+# Something that a stream is put to.
+Use = Callable[[NetworkStreamInterface], object]
+
+# Nearly all that is promised holds at any depth.
+everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
+on_tls = pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
+# Without a deadline it is the kernel that waits for a plain stream.
+ways = pytest.mark.parametrize(
+    ("layers", "seconds"),
+    [(0, None), (0, HANG), (1, None), (2, HANG)],
+    ids=["plain", "plain under a deadline", "TLS", "TLS in TLS under a deadline"],
+)
 
 
 # ---- What peers do
@@ -408,6 +421,61 @@ def descriptors(count: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# ---- What our end is put to
+
+
+def read(stream: NetworkStreamInterface) -> object:
+    return stream.read(1)
+
+
+def write(stream: NetworkStreamInterface) -> object:
+    return stream.write(b"x")
+
+
+def write_much(stream: NetworkStreamInterface) -> object:
+    return stream.write(bytes(32 * MIB))
+
+
+def start_tls(stream: NetworkStreamInterface) -> object:
+    return stream.start_tls(client_context(), hostname="localhost")
+
+
+def in_time(use: Use, stream: NetworkStreamInterface) -> object:
+    with httpx_net.timeout(HANG):
+        return use(stream)
+
+
+@contextmanager
+def asleep(
+    use: Use, stream: NetworkStreamInterface
+) -> Iterator[tuple[Future[Any], threading.Event]]:
+    """*stream* is in use by a thread that sleeps: ``(its result, it may go on)``.
+
+    Once it has been woken it is held, between the wake of poll(2) and its next look at the number.
+    """
+    may_go_on, poll = threading.Event(), select.poll
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = poll()
+            self.register = self._poll.register
+
+        def poll(self, *args: Any) -> Any:
+            self._poll.poll(*args)
+            assert may_go_on.wait(HANG)
+            return self._poll.poll(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select, "poll", Poll)
+        with in_thread(in_time, use, stream) as using:
+            # The others wait as always.
+            patch.undo()
+            try:
+                yield using, may_go_on
+            finally:
+                may_go_on.set()
 
 
 # ---- Who runs them

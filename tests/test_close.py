@@ -11,7 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -24,21 +24,22 @@ from peers import (
     HANG,
     Peers,
     TLSInside,
+    Use,
+    asleep,
     bottom,
     connect_tls,
     echo,
+    everywhere,
     in_thread,
+    in_time,
+    on_tls,
+    read,
     say_goodbye,
     silent,
+    start_tls,
     wait_until,
+    write_much,
 )
-from test_stream import Use, everywhere, on_tls, read, start_tls, write_much
-
-
-def in_time(use: Use, stream: httpx_net.NetworkStream) -> object:
-    with httpx_net.timeout(HANG):
-        return use(stream)
-
 
 uses = pytest.mark.parametrize("use", [read, write_much, start_tls])
 
@@ -77,37 +78,6 @@ def assert_closed_error(error: BaseException | None) -> None:
 
 
 # ---- Who is inside keeps the number
-
-
-@contextmanager
-def asleep(
-    use: Use, stream: httpx_net.NetworkStream
-) -> Iterator[tuple[Future[Any], threading.Event]]:
-    """*stream* is in use by a thread that sleeps: ``(its result, it may go on)``.
-
-    Once it has been woken it is held, between the wake of poll(2) and its next look at the number.
-    """
-    may_go_on, poll = threading.Event(), select.poll
-
-    class Poll:
-        def __init__(self) -> None:
-            self._poll = poll()
-            self.register = self._poll.register
-
-        def poll(self, *args: Any) -> Any:
-            self._poll.poll(*args)
-            assert may_go_on.wait(HANG)
-            return self._poll.poll(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select, "poll", Poll)
-        with in_thread(in_time, use, stream) as using:
-            # The others wait as always.
-            patch.undo()
-            try:
-                yield using, may_go_on
-            finally:
-                may_go_on.set()
 
 
 @everywhere

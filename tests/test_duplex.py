@@ -21,13 +21,13 @@ from peers import (
     Peers,
     client_context,
     inside_tls,
+    on_tls,
     server_context,
     silent,
     take,
     times_out,
     wrap_server,
 )
-from test_stream import on_tls
 
 # ---- A client certificate that the server asks for later
 

@@ -26,21 +26,23 @@ from peers import (
     Address,
     Peers,
     TLSInside,
+    asleep,
     bottom,
     client_context,
     connect_tls,
     drop,
+    everywhere,
     in_thread,
+    read,
     say_goodbye,
     server_context,
     silent,
     take,
     times_out,
     wait_until,
+    ways,
     wrap_server,
 )
-from test_close import asleep
-from test_stream import everywhere, read, ways
 
 PART = bytes(range(256)) * 100
 REQUEST = bytes(8 * MIB)

@@ -20,13 +20,17 @@ from peers import (
     HANG,
     Address,
     Peers,
+    Use,
     bottom,
     connect_tls,
     place_in_package,
+    read,
     say_goodbye,
     silent,
+    start_tls,
+    ways,
+    write_much,
 )
-from test_stream import Use, read, start_tls, ways, write_much
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
 

@@ -32,6 +32,7 @@ from peers import (
     HANG,
     MIB,
     Peers,
+    Use,
     client_context,
     connect_tls,
     descriptors,
@@ -40,30 +41,23 @@ from peers import (
     fill,
     in_thread,
     is_truncation,
+    read,
     silent,
+    start_tls,
     take,
     times_out,
     wait_until,
+    write,
+    write_much,
 )
 
 Pair = tuple[socket.socket, socket.socket]
 Ends = tuple[NetworkStream, socket.socket]
-Use = Callable[[NetworkStream], object]
-
 # Elsewhere a socketpair is made of TCP, and its ends have addresses.
 unix_sockets = pytest.mark.skipif(
     not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets"
 )
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX descriptors")
-# Nearly all that is promised holds at any depth; the modules that show that import these.
-everywhere = pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS in TLS"])
-on_tls = pytest.mark.parametrize("layers", [1, 2], ids=["TLS", "TLS in TLS"])
-# Without a deadline it is the kernel that waits for a plain stream.
-ways = pytest.mark.parametrize(
-    ("layers", "seconds"),
-    [(0, None), (0, HANG), (1, None), (2, HANG)],
-    ids=["plain", "plain under a deadline", "TLS", "TLS in TLS under a deadline"],
-)
 either_family = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 
 
@@ -92,22 +86,6 @@ def traced_memory() -> Iterator[Callable[[], int]]:
         yield lambda: tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-
-
-def read(stream: NetworkStream) -> object:
-    return stream.read(1)
-
-
-def write(stream: NetworkStream) -> object:
-    return stream.write(b"x")
-
-
-def write_much(stream: NetworkStream) -> object:
-    return stream.write(bytes(32 * MIB))
-
-
-def start_tls(stream: NetworkStream) -> object:
-    return stream.start_tls(client_context(), hostname="localhost")
 
 
 def error_of(call: Callable[[], object], expected: type[OSError] = OSError) -> Any:
