@@ -69,6 +69,9 @@ def from_network(
 
 
 def _home(thing: object) -> str:
+    # A function in the place of another may bear its name and module, but not its globals.
+    if hasattr(thing, "__globals__"):
+        return f"{thing.__globals__.get('__name__')}."
     package = str(getattr(thing, "__module__", "")).partition(".")[0]
     # A script's own classes stand beside its signal handlers. No module begins with a dot.
     return "." if package == "__main__" else f"{package}."
@@ -124,6 +127,8 @@ def failure(doing: str, whom: object, exc: OSError, progress: str = "") -> OSErr
         error.errno = exc.errno
     # This is what str() of an SSLError shows.
     error.strerror = text
+    # Or its frames would live as long as the new one, whose context it is.
+    bare(exc)
     return error
 
 

@@ -81,10 +81,10 @@ def _checked(host: str, what: str) -> str:
         if address is None or bool(percent) != bool(zone) or not zone.isascii():
             raise ValueError(f"{what} has a colon but is no IPv6 address: {host!r}")
         _check_characters(zone, host, what)
-        return name
-    _check_characters(name, host, what)
-    if not name.isascii():
-        name = _a_labels(name, what)
+    else:
+        _check_characters(name, host, what)
+        if not name.isascii():
+            name = _a_labels(name, what)
     labels = name.removesuffix(".").split(".")
     if not all(labels):
         raise ValueError(f"{what} must not be empty or have an empty label: {host!r}")

@@ -146,7 +146,7 @@ def _race(schedule: Schedule, configure: _Configure) -> Connected | None:
                     loser.close()
                 return connected
             in_flight[attempt.sock.fileno()] = attempt
-        except from_network(OSError, through=(attempt.sock,)) as exc:
+        except from_network(OSError, through=(attempt.sock or socket.socket,)) as exc:
             attempt.fail(exc)
             schedule.failed()
             if schedule.is_over():

@@ -364,16 +364,15 @@ class NetworkStream(NetworkStreamInterface):
         not read: then TCP resets the connection (RFC 1122, section 4.2.2.13).
         """
         try:
-            self._open.pop()
-        except from_network(IndexError):
-            return
-        try:
+            try:
+                self._open.pop()
+            except from_network(IndexError):
+                return
             self._finish()
         except (AttributeError, TypeError):
             # Late in the interpreter's teardown our globals are gone. The socket closes without.
             if not self._ending():
                 raise
-            self._sock.close()
 
     def _finish(self) -> None:
         try:
@@ -381,8 +380,11 @@ class NetworkStream(NetworkStreamInterface):
                 self._tls.close()
         finally:
             try:
-                # Not the method of an SSLSocket, which would take off the TLS.
-                socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+                sock: Any = self._sock
+                if isinstance(sock, ssl.SSLSocket):
+                    # Its own method would take off the TLS.
+                    sock = super(ssl.SSLSocket, sock)
+                sock.shutdown(socket.SHUT_RDWR)
             except from_network(OSError, through=(self._sock,)):
                 pass
             finally:
@@ -406,8 +408,8 @@ class NetworkStream(NetworkStreamInterface):
                 if self._open:
                     warnings.warn(f"unclosed {self!r}", ResourceWarning, stacklevel=2, source=self)
             except (AttributeError, TypeError):
-                if not self._ending():
-                    raise
+                # As above. Nobody but the interpreter would hear of it.
+                pass
             finally:
                 try:
                     self._sock.close()
@@ -446,8 +448,6 @@ class NetworkStream(NetworkStreamInterface):
             wait((self._fileno(),), event, seconds)
         else:
             remaining()
-        if self._tls is not None:
-            self._tls.woke()
 
     def _fileno(self) -> int:
         """The descriptor of the socket, unless the stream is closed."""
@@ -470,7 +470,7 @@ class NetworkStream(NetworkStreamInterface):
         if isinstance(end, OSError):
             if not self._open or is_expiry(end) or end.errno in NO_MEMORY:
                 raise self._explained("read from", end) from None
-            self._hear(end)
+            bare(end)
         # Not the peer's own words: close_notify, an alert, or something that is no TLS.
         if (not end and self._tls is None) or is_truncation(end) or is_loss(end):
             self._await_write()
@@ -541,8 +541,7 @@ def _addresses(sock: object) -> tuple[Any, Any]:
     """The addresses of the server and the client, between which *sock* is connected."""
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket, not {sock!r}")
-    # Not the property, which makes an enum of it.
-    if super(socket.socket, sock).type != socket.SOCK_STREAM:
+    if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"sock must be a stream socket, not {sock!r}")
     try:
         return endpoint(sock.getpeername()), endpoint(sock.getsockname())

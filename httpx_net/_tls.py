@@ -23,8 +23,8 @@ an end without it, and a reset is a ConnectionResetError. Two faults of CPython 
 - 3.10.0 to 3.10.10 and 3.11.0 to 3.11.2 ask OpenSSL to hide truncation, by an option that is on in
   every context. So it is off while a connection is made, which is when OpenSSL copies it.
 - 3.10, and 3.11 and 3.12 before 3.11.9 and 3.12.3, hide the error of a socket and say SSLEOFError
-  for it. ``woke()`` asks the kernel before OpenSSL does; where that was not possible, a socket
-  that is not connected any more counts as reset.
+  for it. There the kernel is asked before OpenSSL asks it; where the error comes in between, a
+  socket that is not connected any more counts as reset.
 
 One wait is out of reach: records that OpenSSL passes over by itself (session tickets, say) it
 passes over within one call, for as long as the kernel has more of them at once.
@@ -32,6 +32,7 @@ passes over within one call, for as long as the kernel has more of them at once.
 
 from __future__ import annotations
 
+import _ssl
 import contextlib
 import errno
 import functools
@@ -41,11 +42,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ._errors import bare, from_network, is_connected, is_loss, os_error
 from ._names import server_name
 from ._wait import READ, WRITE
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 # RFC 8446, section 5.1: no record carries more. OpenSSL takes any buffer at once, and when that
 # fails in the middle nobody knows how much of it went out; a record is either out or not.
@@ -98,6 +101,8 @@ class TLSLayer:
         self._write = write
         self._shake_hands = shake_hands
         self._lock = threading.Lock()
+        # What brings the calls, for from_network().
+        self._through: tuple[object, ...] = (ssl_object,)
         # Whether a read has left OpenSSL in the middle of something that it has to send.
         self._owes = False
         # What was received before recv() asked for it, and the b"" or error that ended it.
@@ -132,7 +137,7 @@ class TLSLayer:
             self._settle()
         try:
             return self._write(data)
-        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
+        except self._from_network(OSError, ValueError) as exc:
             raise self._meant(exc) from None
 
     def is_readable(self) -> bool:
@@ -184,24 +189,21 @@ class TLSLayer:
         """What to wait for before records that a read left behind can go out."""
         return 0
 
-    def woke(self) -> None:
-        """Note that a wait is over."""
-
     def close_notify(self) -> None:
         """Send the alert, if that can be done at once."""
         try:
             self.ssl_object.unwrap()
-        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
+        except self._from_network(OSError, ValueError) as exc:
             # Nearly always: it has sent the alert, and wants that of the peer.
             self._meant(exc)
 
     def _receive(self, size: int) -> bytes:
         try:
             return self._read(size)
-        except WANTS as want:
+        except self._from_network(*WANTS) as want:
             self._owes = isinstance(want, ssl.SSLWantWriteError)
             raise
-        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
+        except self._from_network(OSError, ValueError) as exc:
             meant = self._meant(exc)
             # OpenSSL 3.6 answers an end by an alert of its own, and reports what became of that.
             if not is_truncation(meant) and not isinstance(meant, BrokenPipeError):
@@ -216,7 +218,7 @@ class TLSLayer:
         """
         try:
             self._shake_hands()
-        except from_network(OSError, ValueError, through=(self.ssl_object,)) as exc:
+        except self._from_network(OSError, ValueError) as exc:
             raise self._meant(exc) from None
         self._owes = False
 
@@ -232,6 +234,9 @@ class TLSLayer:
 
     def _end_meant(self, exc: OSError) -> OSError:
         return exc
+
+    def _from_network(self, *classes: type[_Error]) -> tuple[type[_Error], ...]:
+        return from_network(*classes, through=self._through)
 
     def _from_ahead(self, size: int) -> bytes:
         first = self._ahead[0]
@@ -256,9 +261,9 @@ class TLSLayer:
                 self._ahead.append(self._receive(RECORD_SIZE))
             except _MoreToRead:
                 pass
-            except WANTS:
+            except self._from_network(*WANTS):
                 return
-            except from_network(OSError, through=(self.ssl_object,)) as exc:
+            except self._from_network(OSError) as exc:
                 # An end stands there already.
                 if not is_truncation(exc):
                     self._ahead.append(bare(exc))
@@ -270,13 +275,19 @@ class TLSOverSocket(TLSLayer):
     def __init__(self, sock: ssl.SSLSocket) -> None:
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
         self._sock = sock
-        # The number of the error that the kernel has reported to woke().
+        # The number of an error of the kernel's that OpenSSL would have come to.
         self._error = 0
-        super().__init__(sock, sock.read, sock.write, sock.do_handshake)
+        calls: list[Any] = [sock.read, sock.write, sock.do_handshake]
+        super().__init__(sock, *(map(self._asking, calls) if _HIDES_ERRNO else calls))
 
-    def woke(self) -> None:
-        if _HIDES_ERRNO:
+    def _asking(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """*call*, before which the kernel is asked for the error that it would hide."""
+
+        def asking(*args: Any) -> Any:
             self._error = self._error or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return call(*args)
+
+        return asking
 
     def _end_meant(self, exc: OSError) -> OSError:
         is_end = getattr(exc, "reason", None) == _TRUNCATION
@@ -309,12 +320,10 @@ class TLSOverTLS(TLSLayer):
         self._loss: OSError | None = None
         self._object = ctx.wrap_bio(self._incoming, self._outgoing, server_hostname=hostname)
         super().__init__(self._object, self._unseal, self._seal, self._do_handshake)
+        self._through += below._through
 
     def stalled(self) -> int:
         return self._stalled | self._below.stalled()
-
-    def woke(self) -> None:
-        self._below.woke()
 
     def _do_handshake(self) -> None:
         self._run(self._object.do_handshake)
@@ -351,7 +360,7 @@ class TLSOverTLS(TLSLayer):
         for _ in range(_MOST_RECORDS):
             try:
                 return call(*args)
-            except ssl.SSLWantReadError:
+            except self._from_network(ssl.SSLWantReadError):
                 # A peer that takes nothing must not keep us from reading.
                 self._flush_in_passing()
                 self._feed()
@@ -360,7 +369,7 @@ class TLSOverTLS(TLSLayer):
     def _feed(self) -> None:
         try:
             data = self._below.take(RECORD_SIZE)
-        except from_network(ssl.SSLEOFError, through=(self.ssl_object,)) as exc:
+        except self._from_network(ssl.SSLEOFError) as exc:
             raise self._loss or exc from None
         # The end of the layer below is no end of this one.
         if not data:
@@ -375,7 +384,7 @@ class TLSOverTLS(TLSLayer):
                 if not self._unsent:
                     self._unsent = self._outgoing.read(RECORD_SIZE)
                 self._unsent = self._unsent[self._below.put(self._unsent) :]
-        except WANTS:
+        except self._from_network(*WANTS):
             raise
         except BaseException:
             # Nobody knows how much of it has gone, and twice would be worse than never.
@@ -389,9 +398,9 @@ class TLSOverTLS(TLSLayer):
             return
         try:
             self._flush()
-        except WANTS as want:
+        except self._from_network(*WANTS) as want:
             self._stalled = self._below.event(want)
-        except from_network(OSError, through=(self.ssl_object,)) as exc:
+        except self._from_network(OSError) as exc:
             self._loss = bare(exc) if is_loss(exc) else None
 
 
@@ -401,12 +410,14 @@ def _forget_errors() -> None:
     From OpenSSL 3.6 on, CPython 3.14 and 3.15 leave the error of a failed write there, and take it
     for that of the next call, on whichever connection.
     """
-    _spare_context().wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")
+    _spare_context()._wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), False, None)
 
 
 @functools.cache
-def _spare_context() -> ssl.SSLContext:
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _spare_context() -> Any:
+    # Not the ssl module's class, in whose place truststore may have put its own, which loads all
+    # the certificates of the system for each connection.
+    return _ssl._SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def truncation(text: str = _TRUNCATED) -> ssl.SSLEOFError:
@@ -438,6 +449,8 @@ def check_tls_arguments(ctx: Any, hostname: object) -> str | None:
     for method in ("wrap_socket", "wrap_bio"):
         if not callable(getattr(ctx, method, None)):
             raise TypeError(f"ctx must be an ssl.SSLContext or behave like one, not {ctx!r}")
+    if getattr(ctx, "protocol", None) == ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError(f"ctx must be a client's (Purpose.SERVER_AUTH), not {ctx!r}")
     if hostname is not None:
         return server_name(hostname)
     if getattr(ctx, "check_hostname", False):

@@ -32,6 +32,7 @@ from peers import (
     connect_tls,
     drop,
     everywhere,
+    fill,
     in_thread,
     read,
     say_goodbye,
@@ -293,6 +294,32 @@ def test_a_timeout_of_the_kernel_is_one_to_reads_and_claims_no_deadline(peers: P
         for error in told, read_to_the_end(stream)[1]:
             assert kind(error) == (TimeoutError, errno.ETIMEDOUT)
             assert "timeout(" not in str(error)
+
+
+@pytest.mark.skipif(
+    not hasattr(socket, "TCP_USER_TIMEOUT"), reason="here the kernel's ETIMEDOUT takes minutes"
+)
+@everywhere
+@pytest.mark.parametrize("asked", [False, True], ids=["read", "is_readable first"])
+def test_a_timeout_of_the_kernel_while_nobody_waits_is_one_too(
+    peers: Peers, layers: int, asked: bool
+) -> None:
+    over = threading.Event()
+    address = peers.serve_layers(lambda conn: over.wait(HANG), layers)
+    milliseconds = socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100
+    with connect(address, layers, socket_options=[milliseconds]) as stream:
+        try:
+            # Past the stream, which would hear of it if it wrote.
+            with socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno())) as below:
+                below.settimeout(0.0)
+                fill(below)
+                gives_up = select.poll()
+                gives_up.register(below, 0)
+                assert gives_up.poll(HANG * 1000)
+            assert not asked or stream.get_extra_info("is_readable")
+            assert kind(failure(stream.read)) == (TimeoutError, errno.ETIMEDOUT)
+        finally:
+            over.set()
 
 
 # ---- A reader and a writer

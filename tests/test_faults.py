@@ -68,8 +68,9 @@ def answers_in_each_layer(conn: Any) -> None:
         (lambda: KeyboardInterrupt("Ctrl-C"), HANG),
         (lambda: ConnectionResetError(errno.ECONNRESET, "of the handler's"), None),
         (lambda: TimeoutError("of the handler's"), HANG),
+        (lambda: ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "of the handler's"), None),
     ],
-    ids=["Ctrl-C", "a handler's reset", "a handler's timeout"],
+    ids=["Ctrl-C", "a handler's reset", "a handler's timeout", "a handler's TLS has to wait"],
 )
 def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_nothing(
     peers: Peers,

@@ -329,6 +329,23 @@ def test_failures_of_one_class_are_of_that_class_together(
     assert str(error).count(": no") == len(numbers)
 
 
+class NoIPv6(socket.socket):
+    def __init__(self, family: int = -1, *args: Any, **options: Any) -> None:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "no such family")
+        super().__init__(family, *args, **options)
+
+
+def test_a_family_of_which_no_socket_can_be_made_is_passed_over(
+    peers: Peers, bound, delay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = peers.serve(silent)
+    net = Listed([("2001:db8::1", 80, 0, 0), address], happy_eyeballs_delay=delay)
+    monkeypatch.setattr(socket, "socket", NoIPv6)
+    with net.connect("www.example.com", 80) as stream:
+        assert stream.get_extra_info("server_addr") == address
+
+
 # ---- The deadline
 
 

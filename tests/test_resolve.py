@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
+import gc
 import os
 import socket
 import sys
 import sysconfig
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -26,6 +30,8 @@ IPV4, IPV6 = info(("192.0.2.1", 80)), info(("2001:db8::1", 80, 0, 0))
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 LATER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 NO_DATA = socket.gaierror(getattr(socket, "EAI_NODATA", UNKNOWN.errno), "No address of this family")
+
+USUAL = socket.getaddrinfo
 
 net = httpx_net.NetworkBackend()
 
@@ -268,6 +274,41 @@ def test_an_error_keeps_its_class_and_number_and_has_the_name_in_its_text(
         ask(seconds)
     assert caught.value.args == expected
     assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+
+
+def test_what_stands_in_for_getaddrinfo_may_look_like_it(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.known[BOTH] = LATER
+
+    @functools.wraps(USUAL)
+    def disguised(*question: Any) -> Any:
+        return names(*question)
+
+    monkeypatch.setattr(socket, "getaddrinfo", disguised)
+    with pytest.raises(socket.gaierror, match=f"look-up of '{NAME}' failed: "):
+        ask(None)
+
+
+@pytest.mark.parametrize("seconds", [None, HANG])
+def test_an_error_keeps_nothing_alive_once_it_is_handled(
+    names: Names, seconds: float | None
+) -> None:
+    class Mark:
+        pass
+
+    def fail() -> weakref.ref[Mark]:
+        mark = Mark()
+        with suppress(socket.gaierror):
+            ask(seconds)
+        return weakref.ref(mark)
+
+    names.known[BOTH] = LATER
+    gc.disable()
+    try:
+        assert fail()() is None
+    finally:
+        gc.enable()
 
 
 def test_where_no_thread_can_be_started_the_look_up_fails_at_once(names: Names) -> None:

@@ -23,6 +23,8 @@ sys.late = Late(httpx_net.NetworkStream(ours))
 """
 
 
-@pytest.mark.parametrize("act", ["self.stream.close()", "del self.stream"])
+@pytest.mark.parametrize(
+    "act", ["self.stream.close(); self.stream.close()", "del self.stream"], ids=["close", "forget"]
+)
 def test_a_late_finalizer_closes_a_stream_or_lets_it_be_collected(act: str) -> None:
     assert run_python(LATE.format(act=act)) == "closed"

@@ -101,6 +101,7 @@ def test_a_name_is_verified_and_sent_however_it_is_written(
         (TypeError, client_context(), b"localhost"),
         # The context checks the name, so there has to be one.
         (ValueError, client_context(), None),
+        (ValueError, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), None),
         *((TypeError, no_context, "localhost") for no_context in (None, "localhost", object())),
     ],
 )

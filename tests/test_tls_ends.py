@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 import threading
 from collections.abc import Callable
@@ -73,6 +74,19 @@ def serve_end(
     server.num_tickets = 0
     server.maximum_version = version
     return peers.serve_layers(how, layers, server)
+
+
+def test_after_an_error_nobody_needs_certificates(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_them_all(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EMFILE, "as truststore does in the place of ssl.SSLContext")
+
+    with connect_tls(serve_end(peers, cut, 1, ssl.TLSVersion.TLSv1_3)) as stream:
+        monkeypatch.setattr(ssl.SSLContext, "wrap_bio", load_them_all)
+        assert stream.read() == b"all of it?"
+        with pytest.raises(ssl.SSLEOFError):
+            stream.read()
 
 
 @pytest.mark.parametrize(
