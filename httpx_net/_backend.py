@@ -214,7 +214,7 @@ class NetworkBackend(NetworkBackendInterface):
         for option in self._own_options:
             try:
                 sock.setsockopt(*option)
-            except from_network(OSError) as exc:
+            except from_network(OSError, through=(sock,)) as exc:
                 if exc.errno not in _LACKING:
                     raise
         for option in self._socket_options:

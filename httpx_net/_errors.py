@@ -91,7 +91,7 @@ def is_connected(sock: socket.socket) -> bool:
     """Whether *sock* is connected still, and not reset or given up by the kernel."""
     try:
         sock.getpeername()
-    except from_network(OSError):
+    except from_network(OSError, through=(sock,)):
         return False
     return True
 

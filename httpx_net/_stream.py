@@ -525,8 +525,7 @@ class NetworkStream(NetworkStreamInterface):
         return error
 
     def _unusable(self) -> OSError:
-        if not self._open:
-            return _closed()
+        # Or the stream is closed, which _explained() says in its place.
         return BrokenPipeError(errno.EPIPE, "an earlier write stopped inside a record")
 
     def _explained(self, doing: str, exc: OSError, progress: str = "") -> OSError:
@@ -545,7 +544,7 @@ def _addresses(sock: object) -> tuple[Any, Any]:
         raise ValueError(f"sock must be a stream socket, not {sock!r}")
     try:
         return endpoint(sock.getpeername()), endpoint(sock.getsockname())
-    except from_network(OSError) as exc:
+    except from_network(OSError, through=(sock,)) as exc:
         raise ValueError(f"sock must be connected, not {sock!r}: {exc.strerror}") from None
 
 

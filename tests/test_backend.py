@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
 import sys
 from fractions import Fraction
@@ -165,6 +167,31 @@ def test_what_setsockopt_refuses_is_refused_on_connect(live, seconds, option, er
     with pytest.raises(error), httpx_net.timeout(seconds):
         backend.connect(*live)
     assert open_descriptors() == before
+
+
+class Poor(socket.socket):
+    """Sockets of a system that lacks keepalive, or has none to spare."""
+
+    number = errno.ENOPROTOOPT
+
+    def setsockopt(self, level: int, option: int, *value: Any) -> None:  # type: ignore[override]
+        if (level, option) == KEEPALIVE:
+            raise OSError(self.number, os.strerror(self.number))
+        super().setsockopt(level, option, *value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ENOBUFS])
+def test_what_a_system_lacks_is_left_out(
+    live: Address, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(socket, "socket", Poor)
+    monkeypatch.setattr(Poor, "number", number)
+    if number == errno.ENOBUFS:
+        with pytest.raises(OSError, match=r"connect to 127.* failed: "):
+            httpx_net.NetworkBackend().connect(*live)
+    else:
+        with httpx_net.NetworkBackend().connect(*live) as stream:
+            assert option_of(stream, NODELAY)
 
 
 # ---- Local addresses

@@ -6,6 +6,7 @@ blocks that are nested, cancelled, and left in any order and any thread, a model
 
 from __future__ import annotations
 
+import gc
 import math
 import select
 import sys
@@ -351,6 +352,13 @@ class DeadlineMachine(RuleBasedStateMachine):
             else:
                 left = None if nearest == math.inf else nearest - self.model.now
                 assert self.run(thread, remaining) == left
+
+
+def test_a_block_that_is_over_leaves_nothing_in_the_list_around_it() -> None:
+    with timeout(10):
+        with timeout(20) as inner:
+            pass
+        assert not any(inner in each for each in gc.get_referrers(inner) if type(each) is list)
 
 
 DeadlineMachine.TestCase.settings = settings(stateful_step_count=30, deadline=None, database=None)

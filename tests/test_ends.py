@@ -371,8 +371,9 @@ def test_a_read_waits_for_what_a_write_in_flight_was_told(
     ):
         assert take(stream, len(PART)) == PART
         # It waits under its own deadline, and then it has not reported anything.
-        with times_out(0.02):
+        with times_out(0.02) as late:
             stream.read()
+        assert str(late.value).startswith("read from ")
         stream.get_extra_info("is_readable")
         with in_thread(read_to_the_end, stream) as reading:
             may_leave.set()

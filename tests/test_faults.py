@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import linecache
 import queue
 import random
 import socket
 import ssl
+import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -24,7 +26,17 @@ import httpx_net
 from conftest import open_descriptors
 from dialing import Resolver
 from interrupts import interrupted_at
-from peers import HANG, Peers, bottom, client_context, inside_tls, wait_until
+from peers import (
+    HANG,
+    PACKAGE,
+    Peers,
+    bottom,
+    client_context,
+    client_may_leave,
+    inside_tls,
+    on_tls,
+    wait_until,
+)
 
 net = httpx_net.NetworkBackend()
 
@@ -118,6 +130,55 @@ def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_nothing(
         assert raised is exception, (where, raised)
         assert text == str(interrupt()), where
     assert 400 < moment < 5000
+
+
+@contextmanager
+def interrupted_after(number: int) -> Iterator[list[str]]:
+    """Press Ctrl-C where so many functions of the package have done their work, and would return.
+
+    Gives a list which the function that is interrupted will be in.
+    """
+    returns, where = itertools.count(), list[str]()
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "return" and next(returns) == number:
+            where.append(frame.f_code.co_name)
+            raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield where
+    finally:
+        sys.settrace(None)
+
+
+@on_tls
+def test_what_a_write_was_interrupted_in_goes_out_once_at_most(
+    peers: Peers, context: ssl.SSLContext, layers: int
+) -> None:
+    def greets_and_listens(conn: Any) -> None:
+        conn = inside_tls(conn, layers)
+        conn.sendall(b"hello")
+        # A record that comes twice is a bad one.
+        with client_may_leave():
+            while conn.recv(65_536):
+                pass
+
+    address = peers.serve_in_turn(greets_and_listens)
+    for moment in range(100):
+        with net.connect(*address) as stream, httpx_net.timeout(HANG):
+            for _ in range(layers):
+                stream.start_tls(context, "localhost")
+            with suppress(KeyboardInterrupt), interrupted_after(moment) as where:
+                stream.write(b"once")
+            # What the write has left behind would go out now.
+            assert stream.read() == b"hello"
+        if not where:
+            break
+    assert 5 < moment < 100
 
 
 # ---- No memory
