@@ -70,8 +70,8 @@ def from_network(
 
 def _home(thing: object) -> str:
     # A function in the place of another may bear its name and module, but not its globals.
-    if hasattr(thing, "__globals__"):
-        return f"{thing.__globals__.get('__name__')}."
+    if (names := getattr(thing, "__globals__", None)) is not None:
+        return f"{names.get('__name__')}."
     package = str(getattr(thing, "__module__", "")).partition(".")[0]
     # A script's own classes stand beside its signal handlers. No module begins with a dot.
     return "." if package == "__main__" else f"{package}."

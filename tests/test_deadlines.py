@@ -354,6 +354,14 @@ class DeadlineMachine(RuleBasedStateMachine):
                 assert self.run(thread, remaining) == left
 
 
+def test_a_deadline_that_is_cancelled_after_all_has_never_expired() -> None:
+    with timeout(0) as t:
+        pass
+    assert t.expired()
+    t.cancel()
+    assert not t.expired()
+
+
 def test_a_block_that_is_over_leaves_nothing_in_the_list_around_it() -> None:
     with timeout(10):
         with timeout(20) as inner:

@@ -74,10 +74,14 @@ def answers_in_each_layer(conn: Any) -> None:
         conn.recv(1)
 
 
+class Pressed(KeyboardInterrupt, ValueError, IndexError, TypeError):
+    """Ctrl-C; and what the package catches of its own must not be taken for it."""
+
+
 @pytest.mark.parametrize(
     ("interrupt", "seconds"),
     [
-        (lambda: KeyboardInterrupt("Ctrl-C"), HANG),
+        (lambda: Pressed("Ctrl-C"), HANG),
         (lambda: ConnectionResetError(errno.ECONNRESET, "of the handler's"), None),
         (lambda: TimeoutError("of the handler's"), HANG),
         (lambda: ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "of the handler's"), None),
@@ -178,7 +182,7 @@ def test_what_a_write_was_interrupted_in_goes_out_once_at_most(
             assert stream.read() == b"hello"
         if not where:
             break
-    assert 5 < moment < 100
+    assert 2 < moment < 100
 
 
 # ---- No memory
