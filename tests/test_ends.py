@@ -35,6 +35,7 @@ from peers import (
     fill,
     in_thread,
     read,
+    reset,
     say_goodbye,
     server_context,
     silent,
@@ -398,6 +399,28 @@ def test_an_end_of_one_direction_waits_for_no_write(peers: Peers) -> None:
         over.set()
 
 
+@either
+def test_what_a_read_was_told_while_it_sent_is_the_end_it_comes_to(
+    peers: Peers, suppress: bool
+) -> None:
+    """A record inside TLS that did not get through goes out with the next read, or would."""
+    may_reset = threading.Event()
+
+    def takes_nothing_and_resets(conn: Any) -> None:
+        assert may_reset.wait(HANG)
+        reset(bottom(conn))
+
+    address = peers.serve_layers(takes_nothing_and_resets, 2)
+    with connect(address, 2, suppress_ragged_eofs=suppress) as stream:
+        with times_out(0.2):
+            stream.write(REQUEST * 8)
+        may_reset.set()
+        gone = select.poll()
+        gone.register(stream.get_extra_info("socket"), 0)
+        assert gone.poll(HANG * 1000)
+        assert isinstance(failure(stream.read), ConnectionResetError)
+
+
 # ---- Classes
 
 
@@ -458,6 +481,27 @@ def test_an_alert_is_the_error_of_the_write_and_of_every_read(
         _, error = read_to_the_end(stream)
         assert "CERTIFICATE_REQUIRED" in str(error)
         assert isinstance(error, ssl.SSLError)
+
+
+def test_data_that_came_before_an_alert_is_read_first(peers: Peers) -> None:
+    def complains(conn: socket.socket) -> None:
+        inside = TLSInside(server_context("server"), conn)
+        inside.sendall(PART)
+        # A record that nobody has sealed.
+        inside.incoming.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(ssl.SSLError):
+            while inside.tls.read(65_536):
+                pass
+        inside.flush()
+
+    with connect(peers.serve(complains), 1) as stream:
+        told = write_until_it_fails(stream, 1000)
+        data, error = read_to_the_end(stream)
+    assert data == PART
+    assert isinstance(told, ssl.SSLError)
+    assert isinstance(error, ssl.SSLError)
+    assert "ALERT" in str(told)
+    assert "ALERT" in str(error)
 
 
 def test_where_another_thread_reads_that_read_reports_the_alert(peers: Peers) -> None:
