@@ -172,11 +172,10 @@ class Attempt:
             self.outcome = "no answer"
             family, proto, sockaddr = self.address
             sock = self.sock = socket.socket(family, socket.SOCK_STREAM, proto)
-            # Never left as it comes, since socket.setdefaulttimeout() is no deadline of ours.
+            # It may come with socket.setdefaulttimeout(), which is no deadline of ours: where that
+            # ends a connect that may wait, the attempt is under way.
             if not blocking:
                 sock.settimeout(0.0)
-            elif sock.gettimeout() is not None:
-                sock.settimeout(None)
             configure(sock)
             error = sock.connect_ex(sockaddr)
             if error in _UNDER_WAY:
