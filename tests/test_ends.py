@@ -300,8 +300,11 @@ def test_a_timeout_of_the_kernel_is_one_to_reads_and_claims_no_deadline(peers: P
 @pytest.mark.skipif(
     not hasattr(socket, "TCP_USER_TIMEOUT"), reason="here the kernel's ETIMEDOUT takes minutes"
 )
-@everywhere
-@pytest.mark.parametrize("asked", [False, True], ids=["read", "is_readable first"])
+@pytest.mark.parametrize(
+    ("layers", "asked"),
+    [(0, False), (1, False), (2, True)],
+    ids=["plain", "TLS", "TLS in TLS, after is_readable"],
+)
 def test_a_timeout_of_the_kernel_while_nobody_waits_is_one_too(
     peers: Peers, layers: int, asked: bool
 ) -> None:
