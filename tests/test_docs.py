@@ -25,7 +25,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-import conformance
 import httpx_net
 from internet import Internet
 from peers import CERTIFICATES, Peers
@@ -107,7 +106,6 @@ def test_every_sample_runs_as_printed(
     # Where the files are that samples name.
     shutil.copy(CERTIFICATES / "client.pem", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(conformance, "LIMIT", 0.02)  # a page runs its streams through that
     namespace = {
         "__name__": page.stem,
         "read_response": classes("quickstart.rst").read_response,
