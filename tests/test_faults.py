@@ -79,7 +79,7 @@ class Pressed(KeyboardInterrupt, ValueError, IndexError, TypeError):
 
 
 class HandlersReset(ConnectionResetError, ssl.SSLWantReadError):
-    """A signal handler's error, of the classes of a lost connection and of a TLS that has to wait."""
+    """A handler's error, of the classes of a lost connection and of a TLS that has to wait."""
 
 
 @pytest.mark.parametrize(
