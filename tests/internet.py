@@ -254,11 +254,11 @@ def no_tls(conn: socket.socket) -> None:
 
 
 def drip(conn: socket.socket) -> None:
-    """Answer one request with a byte every fifth of a second."""
+    """Answer one request with a byte every tenth of a second."""
     with client_may_leave():
         head(conn)
         conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
-        dripping(conn, b"dripping", pause=0.2)
+        dripping(conn, b"dripping", pause=0.1)
 
 
 def cut_off(conn: ssl.SSLSocket) -> None:

@@ -50,6 +50,15 @@ def context() -> ssl.SSLContext:
     return context
 
 
+@pytest.fixture
+def quick_collections() -> Iterator[None]:
+    """A collection looks at new objects alone: hundreds over all there are take many seconds."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 # ---- Interrupts
 
 
@@ -82,6 +91,7 @@ class HandlersReset(ConnectionResetError, ssl.SSLWantReadError):
     """A handler's error, of the classes of a lost connection and of a TLS that has to wait."""
 
 
+@pytest.mark.usefixtures("quick_collections")
 @pytest.mark.parametrize(
     ("interrupt", "seconds"),
     [
